@@ -1,0 +1,110 @@
+"""Where a repository is served: ``annex+http://user:password@host:9417/git-annex/UUID``."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
+
+from .wire import DEFAULT_PORT, bracket, unbracket, unquote
+
+_SCHEMES = {"annex+http": "http", "annex+https": "https", "http": "http", "https": "https"}
+_FORM = "annex+http://HOST:9417/git-annex/UUID"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A repository behind the HTTP API. Make it with :meth:`parse`."""
+
+    scheme: str
+    """``http`` or ``https``."""
+    host: str
+    port: int
+    base: str
+    """Path that ends in ``/git-annex/``, percent-encoded; a prefix may stand in front."""
+    uuid: str
+    user: str | None = None
+    password: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Address({str(self)!r})"
+
+    def __str__(self) -> str:
+        """The address without the credentials, fit for messages and logs."""
+        return f"annex+{self.scheme}://{self._authority}{self.base}{bracket(self.uuid)}"
+
+    @property
+    def _authority(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def http_base(self) -> str:
+        """``http://host:port/…/git-annex/``."""
+        return f"{self.scheme}://{self._authority}{self.base}"
+
+    @property
+    def websocket_base(self) -> str:
+        """``ws://host:port/…/git-annex/``, or ``wss``."""
+        return f"ws{self.scheme[4:]}://{self._authority}{self.base}"
+
+    @property
+    def tls(self) -> bool:
+        return self.scheme == "https"
+
+    @property
+    def authorization(self) -> str | None:
+        """Value of the ``Authorization`` header ("authentication": basic, UTF-8)."""
+        if self.user is None:
+            return None
+        pair = f"{self.user}:{self.password or ''}".encode()
+        return f"Basic {base64.b64encode(pair).decode('ascii')}"
+
+    def with_uuid(self, uuid: str) -> Address:
+        return replace(self, uuid=uuid)
+
+    @classmethod
+    def parse(cls, url: str, uuid: str | None = None) -> Address:
+        """Take a URL apart.
+
+        :param url: as in ``remote.NAME.annexUrl``, or the same with the repository's UUID behind
+            ``/git-annex/``; ``http`` and ``https`` work too.
+        :param uuid: UUID of the repository, where the URL has none.
+        :raises ValueError: the URL cannot be one of the API's, or no UUID is known; the message
+            says what to write.
+        """
+        parts = urlsplit(url)
+        scheme = _SCHEMES.get(parts.scheme)
+        if scheme is None or not parts.hostname:
+            raise ValueError(f"{url!r} is no address of a git-annex HTTP server; write {_FORM}")
+        try:
+            port = parts.port
+        except ValueError as error:
+            raise ValueError(f"{url!r} has no usable port; write {_FORM}") from error
+        if port is None:
+            plain = parts.scheme == scheme
+            port = (443 if scheme == "https" else 80) if plain else DEFAULT_PORT
+        path = parts.path if parts.path.endswith("/") else parts.path + "/"
+        before, found, after = path.rpartition("/git-annex/")
+        if found:
+            base = before + found
+            in_url = unbracket(unquote(after.strip("/")))
+        else:
+            base, in_url = path + "git-annex/", ""
+        if "/" in in_url:
+            raise ValueError(f"{url!r} goes on behind the UUID; write {_FORM}")
+        if uuid and in_url and uuid != in_url:
+            raise ValueError(f"{url!r} names another repository than the UUID given, {uuid}")
+        if not (uuid or in_url):
+            raise ValueError(
+                f"which repository at {url!r}? Put its UUID behind /git-annex/ ({_FORM}) or give "
+                "it by itself; 'git config remote.NAME.annex-uuid' prints it"
+            )
+        return cls(
+            scheme,
+            parts.hostname,
+            port,
+            base,
+            uuid or in_url,
+            None if parts.username is None else unquote(parts.username),
+            None if parts.password is None else unquote(parts.password),
+        )

@@ -1,0 +1,143 @@
+"""The ``locklane`` command, and ``locklane lock``."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from contextlib import AsyncExitStack
+from importlib.metadata import EntryPoint, entry_points, version
+from typing import Any
+
+import click
+
+from locklane_client.client import Client
+from locklane_client.errors import LocklaneError, LockLost
+from locklane_client.transports import TRANSPORTS
+
+
+class _Commands(click.Group):
+    """Finds its commands among the installed entry points, so that each part of Locklane brings
+    its own and none has to import another."""
+
+    def _found(self) -> dict[str, EntryPoint]:
+        return {found.name: found for found in entry_points(group="locklane.commands")}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(self._found())
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found = self._found().get(cmd_name)
+        if found is None:
+            return None
+        try:
+            command: click.Command = found.load()
+        except ModuleNotFoundError as missing:
+            return _unavailable(cmd_name, missing)
+        return command
+
+
+def _unavailable(name: str, missing: ModuleNotFoundError) -> click.Command:
+    @click.command(
+        name,
+        help=f"(needs {missing.name}: pip install 'locklane[bench]')",
+        context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    )
+    @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+    def command(arguments: tuple[str, ...]) -> None:
+        raise click.ClickException(
+            f"'locklane {name}' needs the package {missing.name}: pip install 'locklane[bench]'"
+        )
+
+    return command
+
+
+@click.group(cls=_Commands)
+@click.version_option(version("locklane"), prog_name="locklane")
+def main() -> None:
+    """A git-annex HTTP server with interchangeable lock transports, clients, and a benchmark.
+
+    "locklane COMMAND --help" tells more and has examples.
+    """
+
+
+@main.result_callback()
+def _flush(*_: Any, **__: Any) -> None:
+    sys.stdout.flush()
+
+
+@click.command(
+    short_help="Hold locks on keys until interrupted.",
+    epilog="""\b
+Examples:
+  Hold one lock, until ctrl-C:
+    locklane lock annex+http://localhost:9417/git-annex/UUID SHA256E-s10--ab12.txt
+  Hold two over websockets, as user alice, over TLS:
+    locklane lock --transport websocket \\
+        annex+https://alice:secret@annex.example.org/git-annex/UUID KEY1 KEY2
+""",
+)
+@click.argument("url")
+@click.argument("keys", nargs=-1, required=True, metavar="KEY...")
+@click.option(
+    "--transport",
+    type=click.Choice(list(TRANSPORTS)),
+    default="longpoll",
+    show_default=True,
+    help="How the locks travel.",
+)
+@click.option("--uuid", help="UUID of the repository, where URL does not end in it.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for an answer.",
+)
+def lock(url: str, keys: tuple[str, ...], transport: str, uuid: str | None, timeout: float) -> None:
+    """Hold locks on KEYs in the repository at URL until interrupted.
+
+    While it runs, the server does not let the content of these keys be removed. It prints a line
+    when all are held. On ctrl-C or SIGTERM it unlocks and ends with 0. It ends with 1 if a lock is
+    refused, or lost while it is held.
+    """
+    try:
+        client = Client(
+            url, uuid, transport=transport, answer_timeout=timeout, connect_timeout=timeout
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    try:
+        asyncio.run(_hold(client, keys))
+    except* LockLost as lost:
+        raise click.ClickException("lost: " + _sentences(lost)) from lost
+    except* LocklaneError as errors:
+        raise click.ClickException(_sentences(errors)) from errors
+    except* ValueError as errors:
+        raise click.UsageError(_sentences(errors)) from errors
+
+
+def _sentences(errors: BaseExceptionGroup[BaseException]) -> str:
+    lines: dict[str, None] = {}
+    for error in errors.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            lines[_sentences(error)] = None
+        else:
+            lines[str(error)] = None
+    return "\n".join(lines)
+
+
+async def _hold(client: Client, keys: tuple[str, ...]) -> None:
+    interrupted = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupted.set)
+    async with client, AsyncExitStack() as held:
+        for key in dict.fromkeys(keys):
+            await held.enter_async_context(client.lock(key))
+            click.echo(f"locked {key}", err=True)
+        click.echo(f"holding {len(set(keys))} locks over {client.connections_opened} connections")
+        sys.stdout.flush()
+        await interrupted.wait()
+    click.echo("unlocked")

@@ -1,0 +1,194 @@
+"""The client: one repository behind the HTTP API, and locks on its content."""
+
+from __future__ import annotations
+
+import ssl
+import time
+import uuid as uuids
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Self
+
+import anyio
+
+from .address import Address
+from .errors import LocklaneError, LockLost
+from .key import Key
+from .session import Counts, Session
+from .transports import TRANSPORTS, Hold
+from .wire import RETENTION
+
+
+class Lock:
+    """A lock that is held. Made by :meth:`Client.lock`."""
+
+    def __init__(self, key: Key, retained_until: float, interrupt: bool) -> None:
+        self.key = key
+        self.lock_id: str | None = None
+        """The server's name for the lock, where the transport tells it."""
+        self.lost: str | None = None
+        """Why the hold ended by itself; ``None`` while it has not."""
+        self._retained_until = retained_until
+        self._interrupt = interrupt
+        self._scope = anyio.CancelScope()
+        self._ended = anyio.Event()
+
+    @property
+    def retained_for(self) -> float:
+        """Seconds for which the server keeps the content whatever happens to this client, to the
+        connection or to the server ("lockcontent": ten minutes from when it was locked). Counted
+        from before the lock was asked for, so never too long. 0 or more."""
+        return max(0.0, self._retained_until - _clock())
+
+    async def wait_lost(self) -> str:
+        """Wait until the hold ends by itself; returns why. For ``interrupt=False``."""
+        await self._ended.wait()
+        assert self.lost is not None
+        return self.lost
+
+    def _lose(self, reason: str) -> None:
+        self.lost = reason
+        self._ended.set()
+        if self._interrupt:
+            self._scope.cancel(reason)
+
+
+class Client:
+    """A client of one repository. Use it as ``async with Client(…) as client``.
+
+    :param url: where the repository is served: ``annex+http://HOST:9417/git-annex/UUID``, with
+        ``annex+https`` for TLS and ``USER:PASSWORD@`` before the host for basic authentication
+        ("authentication").
+    :param uuid: the repository's UUID, where the URL does not have it.
+    :param transport: how locks travel, a name in
+        :data:`locklane_client.transports.TRANSPORTS`. Default ``longpoll``, which every server
+        of the API has.
+    :param client_uuid: UUID of the repository that asks ("common request parameters"). Default: a
+        new random one.
+    :param tls: how to check the server's certificate. Default ``None``: against the system's
+        authorities.
+    :param connect_timeout: seconds to wait for a connection (and for it to be closed), over 0.
+    :param answer_timeout: seconds to wait for an answer, over 0. A hold itself has no limit.
+    :param keep_interval: seconds after which an idle hold shows that it is alive, over 0. A peer
+        that vanished is noticed within about twice that, where the transport can tell.
+    :raises ValueError: the URL, the transport's name or a number cannot be used.
+
+    One client may hold any number of locks at once. It belongs to one event loop.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        uuid: str | None = None,
+        *,
+        transport: str = "longpoll",
+        client_uuid: str | None = None,
+        tls: ssl.SSLContext | None = None,
+        connect_timeout: float = 10.0,
+        answer_timeout: float = 30.0,
+        keep_interval: float = 20.0,
+    ) -> None:
+        if transport not in TRANSPORTS:
+            raise ValueError(f"no transport {transport!r}; there are {', '.join(TRANSPORTS)}")
+        for name, seconds in (
+            ("connect_timeout", connect_timeout),
+            ("answer_timeout", answer_timeout),
+            ("keep_interval", keep_interval),
+        ):
+            if not seconds > 0:
+                raise ValueError(f"{name} has to be over 0 seconds, not {seconds!r}")
+        self._session = Session(
+            Address.parse(url, uuid),
+            client_uuid or str(uuids.uuid4()),
+            tls,
+            connect_timeout,
+            answer_timeout,
+            keep_interval,
+        )
+        self._transport = TRANSPORTS[transport](self._session)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close every connection. Holds that are still open end as a crash would end them."""
+        with anyio.CancelScope(shield=True):
+            await self._session.aclose()
+
+    @property
+    def address(self) -> Address:
+        """Where the repository is served."""
+        return self._session.address
+
+    @property
+    def version(self) -> int:
+        """The version of the protocol spoken: the best that the server has not refused."""
+        return self._session.version
+
+    @property
+    def counts(self) -> Counts:
+        """What was opened, sent and waited for so far; goes on counting."""
+        return self._session.counts
+
+    @property
+    def connections_opened(self) -> int:
+        """TCP connections opened so far."""
+        return self._session.counts.connections_opened
+
+    @asynccontextmanager
+    async def lock(self, key: str | Key, *, interrupt: bool = True) -> AsyncIterator[Lock]:
+        """Hold a lock on a key's content: ``async with client.lock(key) as lock: …``
+
+        The body runs while the server promises to keep the content. Leaving it unlocks, and
+        returns when the server confirmed that.
+
+        :param key: the key, as git-annex prints it.
+        :param interrupt: if the hold is lost while the body runs, cancel the body where it waits
+            and raise :class:`LockLost`, at once. ``False``: let it run; it can look at
+            ``lock.lost`` or wait for ``lock.wait_lost()``; :class:`LockLost` is raised at the end.
+        :raises LockRefused: the server does not lock; the text is its reason.
+        :raises LockLost: the hold ended before the body did, or nobody confirmed the unlock.
+        :raises ServerUnreachable: no server, or no answer in time.
+        :raises AccessDenied: credentials are missing, wrong or not enough.
+        :raises ProtocolViolation: the peer does not speak the protocol.
+        :raises ValueError: that is no key.
+        """
+        key = key if isinstance(key, Key) else Key.parse(key)
+        lock = Lock(key, _clock() + RETENTION, interrupt)
+        hold = await self._session.with_version(
+            lambda: self._transport.acquire(key.text, lock._lose)
+        )
+        lock.lock_id = hold.lock_id
+        try:
+            with lock._scope:
+                yield lock
+        except BaseException:
+            # The body's own error is what the caller has to see.
+            await self._end(lock, hold, quiet=True)
+            raise
+        await self._end(lock, hold, quiet=False)
+
+    async def _end(self, lock: Lock, hold: Hold, *, quiet: bool) -> None:
+        # Cancelled or not, the server is told; how long that may take is bounded by the hold.
+        with anyio.CancelScope(shield=True):
+            if lock.lost is None:
+                try:
+                    await hold.unlock()
+                except LocklaneError as error:
+                    lock.lost = str(error)
+        if lock.lost is not None and not quiet:
+            raise LockLost(lock.lost, lock.retained_for)
+
+
+def _clock() -> float:
+    """Seconds that go on while the machine sleeps, as the server's ten minutes do."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

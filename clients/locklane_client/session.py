@@ -1,0 +1,199 @@
+"""What every client transport stands on: where the server is, who asks, the pool of connections,
+the version of the protocol that server speaks, and what was counted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import aiohttp
+from yarl import URL
+
+from .address import Address
+from .errors import AccessDenied, LocklaneError, ProtocolViolation, ServerUnreachable
+from .wire import VERSIONS, request_path
+
+T = TypeVar("T")
+
+MAX_ANSWER = 64 * 1024
+"""Longest answer read, in bytes; every answer of the API that is not content is far shorter."""
+
+IDLE_SECONDS = 15.0
+"""How long an unused connection stays open. Shorter than any server's own limit (30 s in
+git-annex's), so that a request is hardly ever sent into a connection that is being closed."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a client did so far."""
+
+    connections_opened: int = 0
+    """TCP connections."""
+    requests: int = 0
+    """HTTP requests, a websocket's upgrade included."""
+    messages: int = 0
+    """Websocket messages sent and received, control frames not included."""
+    round_trips: int = 0
+    """Times that somebody had to wait for the peer: a TCP handshake, a TLS 1.3 handshake, an
+    answer."""
+
+
+class VersionNotServed(LocklaneError):
+    """404: this version of the protocol, or this repository, is not served there."""
+
+
+@dataclass(slots=True)
+class Session:
+    """State that the transports of one client share. Not for use by several event loops."""
+
+    address: Address
+    client_uuid: str
+    tls: ssl.SSLContext | None
+    connect_timeout: float
+    answer_timeout: float
+    keep_interval: float
+    counts: Counts = field(default_factory=Counts)
+    version: int = VERSIONS[0]
+    """The best version that the server has not refused."""
+    _http: aiohttp.ClientSession | None = None
+    _background: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @property
+    def http(self) -> aiohttp.ClientSession:
+        """The pool of HTTP connections, made on first use; as many at once as there are holds."""
+        if self._http is None:
+            trace = aiohttp.TraceConfig()
+            trace.on_connection_create_end.append(self._connection_opened)
+            authorization = self.address.authorization
+            self._http = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=0,
+                    keepalive_timeout=IDLE_SECONDS,
+                    ssl=self.tls if self.tls is not None else True,
+                ),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.connect_timeout),
+                headers={"Authorization": authorization} if authorization else None,
+                skip_auto_headers=("Accept-Encoding",),
+                trace_configs=[trace],
+            )
+        return self._http
+
+    async def _connection_opened(self, *_: object) -> None:
+        self.count_connection()
+
+    def count_connection(self) -> None:
+        """A TCP connection was opened, and TLS set up on it where it is used."""
+        self.counts.connections_opened += 1
+        self.counts.round_trips += 2 if self.address.tls else 1
+
+    def url(self, request: str, **parameters: str | int | None) -> str:
+        """Path and query of a request, to be put behind ``address.http_base``."""
+        return request_path(
+            self.address.uuid, self.version, request, **parameters, clientuuid=self.client_uuid
+        )
+
+    async def post(
+        self, request: str, *, body: Any = None, wait: float | None = None, **parameters: str
+    ) -> bytes:
+        """Send a POST and read the answer.
+
+        :param wait: seconds to wait for the answer; ``None`` waits for as long as it takes.
+        :raises ServerUnreachable: no connection, no answer in time, or the connection broke.
+        :raises AccessDenied: 401 or 403.
+        :raises VersionNotServed: 404.
+        :raises ProtocolViolation: any other answer than 200, or one that is too long.
+        """
+        self.counts.requests += 1
+        url = URL(self.address.http_base + self.url(request, **parameters), encoded=True)
+        try:
+            async with (
+                asyncio.timeout(wait),
+                self.http.post(url, data=body, allow_redirects=False) as response,
+            ):
+                text = await response.content.read(MAX_ANSWER + 1)
+                while not response.content.at_eof() and len(text) <= MAX_ANSWER:
+                    text += await response.content.read(MAX_ANSWER + 1 - len(text))
+                self.counts.round_trips += 1
+        except TimeoutError as error:
+            raise ServerUnreachable(f"{self.address} did not answer within {wait:g} s") from error
+        except aiohttp.ClientSSLError as error:
+            raise ServerUnreachable(f"no TLS connection with {self.address}: {error}") from error
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
+            raise ServerUnreachable(f"{self.address}: {error or type(error).__name__}") from error
+        except aiohttp.ClientError as error:
+            raise ProtocolViolation(f"{self.address} did not speak HTTP: {error}") from error
+        if len(text) > MAX_ANSWER:
+            raise ProtocolViolation(
+                f"{self.address} answered {request} with over {MAX_ANSWER} bytes"
+            )
+        if response.status != 200:
+            raise self.refusal(request, response.status, text)
+        return text
+
+    def refusal(self, request: str, status: int, body: bytes | bytearray) -> LocklaneError:
+        """The error that an answer other than 200 amounts to."""
+        said = _sentence(body)
+        message = f"{self.address} answered {request} with {status}{': ' + said if said else ''}"
+        match status:
+            case 404:
+                return VersionNotServed(message)
+            case 401 | 403:
+                return AccessDenied(message, status)
+            case 502 | 503 | 504:
+                return ServerUnreachable(message)
+            case _:
+                return ProtocolViolation(message)
+
+    async def with_version(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Make an attempt, with an earlier version of the protocol for as long as the server
+        answers 404 ("protocol version"). What was found is kept for the next time.
+
+        :raises ServerUnreachable: no version is served there for this repository.
+        """
+        first = self.version
+        for version in VERSIONS:
+            if version > first:
+                continue
+            self.version = version
+            try:
+                return await attempt()
+            except VersionNotServed as error:
+                refused = error
+        self.version = first
+        raise ServerUnreachable(
+            f"{refused}; no version of the API is served there for this repository"
+        ) from refused
+
+    def in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let work go on that nobody has to wait for, until :meth:`aclose` at the latest."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def aclose(self) -> None:
+        """End what goes on in the background, then close every connection."""
+        try:
+            if self._background:
+                _, late = await asyncio.wait(self._background, timeout=self.connect_timeout)
+                for task in late:
+                    task.cancel()
+        finally:
+            if self._http is not None:
+                await self._http.close()
+
+
+def _sentence(body: bytes | bytearray) -> str:
+    """What an error answer says to a person, on one line and not too long."""
+    text = body.decode("utf-8", "replace")
+    try:
+        answer = json.loads(text)
+        if isinstance(answer, dict) and isinstance(answer.get("error"), str):
+            text = answer["error"]
+    except ValueError:
+        pass
+    line = " ".join(text.split())
+    return line if len(line) <= 300 else line[:299] + "…"

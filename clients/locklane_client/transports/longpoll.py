@@ -1,0 +1,117 @@
+"""``longpoll``: ``lockcontent``, then a ``keeplocked`` whose body stays open while the lock is
+wanted. Two requests per lock over connections that are used again ("keeplocked").
+
+What the client can know: that the lock was taken. That the hold is live it only assumes, as
+git-annex does: nothing answers a ``keeplocked`` before its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import ClassVar
+
+from locklane_client.errors import LocklaneError, LockRefused, ProtocolViolation
+from locklane_client.session import Session
+from locklane_client.wire import KEEP, UNLOCK, LockAnswer, parse_lock_answer
+
+
+class LongPoll:
+    """See the module."""
+
+    name: ClassVar[str] = "longpoll"
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def acquire(self, key: str, lost: Callable[[str], None]) -> LongPollHold:
+        session = self._session
+        answer = _read(
+            "lockcontent", await session.post("lockcontent", key=key, wait=session.answer_timeout)
+        )
+        if answer.lock_id is None:
+            raise LockRefused(answer.reason or "the server did not lock the content")
+        hold = LongPollHold(session, answer.lock_id, lost)
+        try:
+            await hold.sent
+        except BaseException:
+            await hold.abandon()
+            raise
+        return hold
+
+
+class LongPollHold:
+    """A ``keeplocked`` in progress."""
+
+    def __init__(self, session: Session, lock_id: str, lost: Callable[[str], None]) -> None:
+        self.lock_id: str | None = lock_id
+        self.sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the first object is on its way, or the hold has ended already."""
+        self._session = session
+        self._lost = lost
+        self._unlock_asked = asyncio.Event()
+        self._ended = False
+        self._request = asyncio.create_task(
+            session.post("keeplocked", lockid=lock_id, body=self._unlock_requests())
+        )
+        self._request.add_done_callback(self._request_ended)
+
+    async def _unlock_requests(self) -> AsyncIterator[bytes]:
+        yield KEEP + b"\n"
+        if not self.sent.done():
+            self.sent.set_result(None)
+        while not self._unlock_asked.is_set():
+            try:
+                async with asyncio.timeout(self._session.keep_interval):
+                    await self._unlock_asked.wait()
+            except TimeoutError:
+                # Keeps proxies and address translators from forgetting the connection, and lets
+                # this end find out that the other is gone.
+                yield KEEP + b"\n"
+        yield UNLOCK + b"\n"
+
+    def _request_ended(self, request: asyncio.Task[bytes]) -> None:
+        if not self.sent.done():
+            self.sent.set_result(None)
+        if self._ended or request.cancelled():
+            return
+        error = request.exception()
+        if self._unlock_asked.is_set():
+            return  # unlock() has the outcome
+        self._ended = True
+        if error is not None:
+            self._lost(str(error))
+            return
+        try:
+            answer = _read("keeplocked", request.result())
+            self._lost(answer.reason or "the server ended the hold")
+        except LocklaneError as violation:
+            self._lost(str(violation))
+
+    async def unlock(self) -> None:
+        self._unlock_asked.set()
+        try:
+            async with asyncio.timeout(self._session.answer_timeout):
+                body = await asyncio.shield(self._request)
+        except TimeoutError as error:
+            await self.abandon()
+            raise LocklaneError(
+                f"no answer to the unlock within {self._session.answer_timeout:g} s"
+            ) from error
+        except asyncio.CancelledError:
+            await self.abandon()
+            raise
+        if _read("keeplocked", body).locked:
+            raise ProtocolViolation("the server answered the unlock with a lock")
+
+    async def abandon(self) -> None:
+        self._ended = True
+        self._request.cancel()
+        await asyncio.wait([self._request])
+
+
+def _read(request: str, body: bytes) -> LockAnswer:
+    try:
+        return parse_lock_answer(body)
+    except ValueError as error:
+        raise ProtocolViolation(f"the answer to {request} cannot be read: {error}") from error

@@ -1,0 +1,186 @@
+"""``websocket``: one websocket per lock; the lock lives as long as the socket.
+
+``GET …/lockcontent?key=…`` with an upgrade. The server's first message is the answer of
+``lockcontent``; ``{"unlock": true}`` from here is answered by ``{"locked": false}`` and a close.
+
+What the client can know: that the lock was taken and the hold is live, and, through pings and the
+close of the socket, when it is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidStatus,
+    WebSocketException,
+)
+
+from locklane_client.errors import LocklaneError, LockRefused, ProtocolViolation, ServerUnreachable
+from locklane_client.session import MAX_ANSWER, Session
+from locklane_client.wire import UNLOCK, LockAnswer, parse_lock_answer
+
+
+class Websocket:
+    """See the module."""
+
+    name: ClassVar[str] = "websocket"
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def acquire(self, key: str, lost: Callable[[str], None]) -> WebsocketHold:
+        socket = await self._open(key)
+        try:
+            async with asyncio.timeout(self._session.answer_timeout):
+                answer = await _receive(self._session, socket)
+            if answer.lock_id is None:
+                raise LockRefused(answer.reason or "the server did not lock the content")
+        except TimeoutError as error:
+            await _drop(socket)
+            raise ServerUnreachable(
+                f"{self._session.address} upgraded, then did not answer within "
+                f"{self._session.answer_timeout:g} s"
+            ) from error
+        except LockRefused:
+            self._session.in_background(_close(socket))
+            raise
+        except BaseException:
+            await _drop(socket)
+            raise
+        return WebsocketHold(self._session, socket, answer.lock_id, lost)
+
+    async def _open(self, key: str) -> ClientConnection:
+        session = self._session
+        address = session.address
+        session.counts.requests += 1
+        options: dict[str, Any] = {"ssl": session.tls} if address.tls and session.tls else {}
+        if address.authorization:
+            options["additional_headers"] = {"Authorization": address.authorization}
+        try:
+            socket = await connect(
+                address.websocket_base + session.url("lockcontent", key=key),
+                compression=None,
+                open_timeout=session.connect_timeout,
+                close_timeout=session.connect_timeout,
+                ping_interval=session.keep_interval,
+                ping_timeout=session.keep_interval,
+                max_size=MAX_ANSWER,
+                proxy=None,
+                **options,
+            )
+        except InvalidStatus as error:
+            session.count_connection()
+            session.counts.round_trips += 1
+            status = error.response.status_code
+            if status in (200, 400, 405, 426, 501):
+                raise ProtocolViolation(
+                    f"{address} answered the websocket upgrade with {status}; it may not offer "
+                    "this transport: try longpoll"
+                ) from error
+            raise session.refusal("lockcontent", status, error.response.body or b"") from error
+        except TimeoutError as error:
+            raise ServerUnreachable(
+                f"no websocket with {address} within {session.connect_timeout:g} s"
+            ) from error
+        except (InvalidHandshake, WebSocketException) as error:
+            raise ProtocolViolation(f"{address} did not upgrade to a websocket: {error}") from error
+        except (OSError, EOFError) as error:
+            raise ServerUnreachable(f"{address}: {error or type(error).__name__}") from error
+        session.count_connection()
+        session.counts.round_trips += 1
+        return socket
+
+
+class WebsocketHold:
+    """An open websocket whose lock was confirmed."""
+
+    def __init__(
+        self,
+        session: Session,
+        socket: ClientConnection,
+        lock_id: str,
+        lost: Callable[[str], None],
+    ) -> None:
+        self.lock_id: str | None = lock_id
+        self._session = session
+        self._socket = socket
+        self._lost = lost
+        self._ended = False
+        # Reads all the time, so that an end is noticed when it comes.
+        self._answer = asyncio.create_task(_receive(session, socket))
+        self._answer.add_done_callback(self._answered)
+
+    def _answered(self, answer: asyncio.Task[LockAnswer]) -> None:
+        if answer.cancelled():
+            return
+        error = answer.exception()
+        if self._ended:
+            return  # unlock() has the outcome
+        self._ended = True
+        reason = str(error) if error else answer.result().reason or "the server ended the hold"
+        self._lost(reason)
+        self._session.in_background(_close(self._socket))
+
+    async def unlock(self) -> None:
+        if self._ended:
+            raise LocklaneError("the hold had ended before")
+        self._ended = True
+        session = self._session
+        try:
+            async with asyncio.timeout(session.answer_timeout):
+                with contextlib.suppress(ConnectionClosed):  # then reading says why
+                    await self._socket.send(UNLOCK.decode(), text=True)
+                    session.counts.messages += 1
+                answer = await asyncio.shield(self._answer)
+        except TimeoutError as error:
+            await self.abandon()
+            raise LocklaneError(
+                f"no answer to the unlock within {session.answer_timeout:g} s"
+            ) from error
+        except BaseException:
+            await self.abandon()
+            raise
+        session.counts.round_trips += 1
+        session.in_background(_close(self._socket))
+        if answer.locked:
+            raise ProtocolViolation("the server answered the unlock with a lock")
+
+    async def abandon(self) -> None:
+        self._ended = True
+        self._answer.cancel()
+        await asyncio.wait([self._answer])
+        await _drop(self._socket)
+
+
+async def _receive(session: Session, socket: ClientConnection) -> LockAnswer:
+    try:
+        message = await socket.recv()
+    except ConnectionClosed as error:
+        close = error.rcvd
+        said = f": {close.reason}" if close is not None and close.reason else ""
+        code = f" ({close.code})" if close is not None else ""
+        raise ServerUnreachable(f"the server closed the websocket{code}{said}") from error
+    session.counts.messages += 1
+    if isinstance(message, bytes):
+        raise ProtocolViolation("the server sent a binary message")
+    try:
+        return parse_lock_answer(message)
+    except ValueError as error:
+        raise ProtocolViolation(f"the server's message cannot be read: {error}") from error
+
+
+async def _close(socket: ClientConnection) -> None:
+    await socket.close()
+
+
+async def _drop(socket: ClientConnection) -> None:
+    """Close without the closing handshake, as a crash would."""
+    socket.transport.abort()
+    await socket.wait_closed()

@@ -1,0 +1,269 @@
+"""The vocabulary of git-annex's "P2P protocol over HTTP": what both ends must spell alike.
+
+No I/O here. Paths, bracketed parameters, the JSON of requests and answers, and the stream of
+unlock requests of ``keeplocked``. Section names are those of the design page.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, unquote_to_bytes
+
+VERSIONS = (4, 3, 2, 1, 0)
+"""Protocol versions, the best first; a client falls back in this order ("protocol version")."""
+
+RETENTION = 600.0
+"""Seconds that a lock outlives its client or its server, from when it was taken ("lockcontent")."""
+
+DEFAULT_PORT = 9417
+"""Port of ``annex+http`` and ``annex+https`` URLs that name none ("introduction")."""
+
+JSON_TYPE = "application/json;charset=utf-8"
+
+REALM = 'Basic realm="git-annex", charset="UTF-8"'
+
+MAX_UNLOCK_REQUEST = 4096
+"""Longest JSON object accepted in a stream of unlock requests, in bytes."""
+
+UNLOCK = b'{"unlock":true}'
+KEEP = b'{"unlock":false}'
+
+
+# -- base64 encoding of keys, uuids, and filenames -------------------------------------------------
+
+
+def bracket(text: str) -> str:
+    """Spell a key, UUID or file name as a parameter: in square brackets, as base64url, where the
+    plain text would be misread (it is in brackets itself, or is not UTF-8)."""
+    raw = text.encode("utf-8", "surrogateescape")
+    if not (text.startswith("[") and text.endswith("]")):
+        try:
+            raw.decode("utf-8")
+        except UnicodeDecodeError:
+            pass
+        else:
+            return text
+    return f"[{base64.urlsafe_b64encode(raw).decode('ascii')}]"
+
+
+def unbracket(text: str) -> str:
+    """Undo :func:`bracket`. Padding may be missing.
+
+    :raises ValueError: what stands in the brackets is not base64url.
+    """
+    if not (len(text) >= 2 and text[0] == "[" and text[-1] == "]"):
+        return text
+    inner = text[1:-1]
+    try:
+        raw = base64.b64decode(inner + "=" * (-len(inner) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(f"{text!a} is in brackets but is not base64url") from error
+    return raw.decode("utf-8", "surrogateescape")
+
+
+# -- paths -----------------------------------------------------------------------------------------
+
+
+class PathError(ValueError):
+    """The path names nothing of the API: answer 404."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiPath:
+    """``/git-annex/$uuid/$version/$request``, taken apart."""
+
+    uuid: str
+    version: int | None
+    """``None`` for the unversioned ``/git-annex/$uuid/key/$key``."""
+    request: str
+    """``lockcontent``, ``key``, …"""
+    key: str | None
+    """The key, where the path holds one."""
+
+
+def parse_path(raw_path: str) -> ApiPath:
+    """Take apart the path of a request, as it came over the wire (percent-encoded, no query).
+
+    Any prefix may stand before ``/git-annex/``.
+
+    :raises PathError: it names nothing of the API, or a version that is not spoken here
+        ("protocol version": 404, so that the client falls back).
+    """
+    _, found, rest = raw_path.rpartition("/git-annex/")
+    parts = rest.split("/")
+    if not found or len(parts) < 3:
+        raise PathError("the path has to be /git-annex/UUID/VERSION/REQUEST")
+    uuid = unbracket(unquote(parts[0]))
+    if parts[1] == "key":
+        return ApiPath(uuid, None, "key", unbracket(unquote("/".join(parts[2:]))))
+    version = _VERSION_NAMES.get(parts[1])
+    if version is None:
+        raise PathError(f"version {parts[1][:20]!a} is not spoken here; v0 to v4 are")
+    if parts[2] == "key" and len(parts) > 3:
+        return ApiPath(uuid, version, "key", unbracket(unquote("/".join(parts[3:]))))
+    if len(parts) > 3:
+        raise PathError("the path has to be /git-annex/UUID/VERSION/REQUEST")
+    return ApiPath(uuid, version, parts[2], None)
+
+
+_VERSION_NAMES = {f"v{version}": version for version in VERSIONS}
+
+
+def request_path(uuid: str, version: int, request: str, **parameters: str | int | None) -> str:
+    """``UUID/vN/REQUEST?…``, percent-encoded, to be appended to a base that ends in a slash.
+
+    Text parameters are bracketed where needed; ``None`` leaves a parameter out; an underscore in
+    a name stands for a hyphen.
+    """
+    query = "&".join(
+        f"{name.replace('_', '-')}={_quote(bracket(value)) if isinstance(value, str) else value}"
+        for name, value in parameters.items()
+        if value is not None
+    )
+    path = f"{_quote(bracket(uuid))}/v{version}/{request}"
+    return f"{path}?{query}" if query else path
+
+
+def _quote(text: str) -> str:
+    return quote(text, safe="")
+
+
+def unquote(text: str) -> str:
+    """Undo percent-encoding; bytes that are not UTF-8 become surrogate escapes."""
+    if "%" not in text:
+        return text
+    return unquote_to_bytes(text).decode("utf-8", "surrogateescape")
+
+
+def parse_query(raw_query: str) -> dict[str, list[str]]:
+    """Take apart a query string: percent-encoding and brackets undone, repeats kept in order.
+
+    :raises ValueError: brackets that hold no base64url.
+    """
+    parameters: dict[str, list[str]] = {}
+    if raw_query:
+        for pair in raw_query.split("&"):
+            name, _, value = pair.partition("=")
+            value = unbracket(unquote(value.replace("+", "%20") if "+" in value else value))
+            parameters.setdefault(unquote(name), []).append(value)
+    return parameters
+
+
+# -- answers ---------------------------------------------------------------------------------------
+
+
+def dumps(answer: dict[str, Any]) -> bytes:
+    """An answer's body, spelled as git-annex spells it: no blanks."""
+    return json.dumps(answer, separators=(",", ":")).encode("utf-8")
+
+
+def lock_answer(lock_id: str) -> bytes:
+    """The answer of ``lockcontent`` when the content is locked."""
+    return dumps({"locked": True, "lockid": bracket(lock_id)})
+
+
+def not_locked_answer(reason: str | None = None) -> bytes:
+    """The answer of ``lockcontent`` when it refuses, and of ``keeplocked`` when the hold is over.
+
+    ``reason`` is an addition of Locklane's, a sentence for a person; git-annex passes over it.
+    """
+    return dumps({"locked": False} if reason is None else {"locked": False, "reason": reason})
+
+
+@dataclass(frozen=True, slots=True)
+class LockAnswer:
+    """What a server said to ``lockcontent`` or ``keeplocked``."""
+
+    locked: bool
+    lock_id: str | None = None
+    reason: str | None = None
+
+
+def parse_lock_answer(body: bytes | str) -> LockAnswer:
+    """Read the answer of ``lockcontent`` or ``keeplocked``.
+
+    :raises ValueError: it is not one; the message says what is wrong with it.
+    """
+    answer = _object(body)
+    locked, lock_id, reason = answer.get("locked"), answer.get("lockid"), answer.get("reason")
+    if not isinstance(locked, bool):
+        raise ValueError('the answer has no "locked" that is true or false')
+    if locked and not (isinstance(lock_id, str) and lock_id):
+        raise ValueError('the answer says that it locked, but has no "lockid"')
+    return LockAnswer(
+        locked,
+        unbracket(lock_id) if isinstance(lock_id, str) else None,
+        reason if isinstance(reason, str) else None,
+    )
+
+
+def _object(body: bytes | str) -> dict[str, Any]:
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(answer, dict):
+        raise ValueError("not a JSON object")
+    return answer
+
+
+# -- keeplocked: a stream of unlock requests -------------------------------------------------------
+
+
+def parse_unlock_request(text: bytes | str) -> bool:
+    """Read one unlock request: whether it asks to unlock.
+
+    :raises ValueError: it is not ``{"unlock": true}`` or ``{"unlock": false}``.
+    """
+    if text == UNLOCK:
+        return True
+    return _unlock_of(_object(text))
+
+
+def _unlock_of(value: object) -> bool:
+    unlock = value.get("unlock") if isinstance(value, dict) else None
+    if not isinstance(unlock, bool):
+        raise ValueError('expected {"unlock": true} or {"unlock": false}')
+    return unlock
+
+
+class UnlockStream:
+    """Cuts the body of ``keeplocked`` into unlock requests.
+
+    Objects may be split over chunks or share one, with white space between them. Feed it bytes,
+    take out booleans; it keeps at most :data:`MAX_UNLOCK_REQUEST` bytes of an unfinished object.
+    """
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> Iterator[bool]:
+        """Give it what arrived; yields, for each object now whole, whether it asks to unlock.
+
+        :raises ValueError: not a stream of unlock requests, or an object that does not end.
+        """
+        self._rest += data
+        while rest := self._rest.lstrip(b" \t\r\n"):
+            end = rest.find(b"}") + 1
+            if rest[:1] != b"{":
+                raise ValueError('expected {"unlock": true} or {"unlock": false}')
+            if end > MAX_UNLOCK_REQUEST or (end == 0 and len(rest) > MAX_UNLOCK_REQUEST):
+                raise ValueError(f"a JSON object longer than {MAX_UNLOCK_REQUEST} bytes")
+            if end == 0:
+                break
+            # An unlock request holds no nested object or brace in a string, so the first closing
+            # brace ends it; whatever else stands before it is refused by the JSON parser.
+            request = parse_unlock_request(rest[:end])
+            self._rest = rest[end:]
+            yield request
+        self._rest = rest
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether part of an object is waiting for the rest."""
+        return bool(self._rest)

@@ -1,0 +1,208 @@
+"""``DirectoryRepository``: objects in a plain directory, nothing else needed.
+
+The layout is that of git-annex's ``directory`` special remote, so the two can share one:
+``abc/def/KEYFILE/KEYFILE``, with the lower-case hash directories of git-annex ("internals/hashing")
+and the escaped file name of the key. What Locklane itself keeps lies in ``.locklane/``.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+import re
+import sqlite3
+import stat
+import uuid as uuids
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from anyio import to_thread
+
+from locklane_client.key import Key
+from locklane_server.clock import Clock, boottime
+from locklane_server.locks import Lock
+from locklane_server.repository import RepositoryError
+from locklane_server.repository.retention import Retention
+
+CHUNK = 256 * 1024
+"""Bytes read at once for a download."""
+
+_log = logging.getLogger(__name__)
+_STORE_ENTRY = re.compile(r"[0-9a-f]{3}|tmp|\.locklane|lost\+found")
+
+
+def hash_directories(key: Key) -> tuple[str, str]:
+    """The two directories above a key's object: 3 + 3 hex digits of the key's md5."""
+    digest = hashlib.md5(
+        key.text.encode("utf-8", "surrogateescape"), usedforsecurity=False
+    ).hexdigest()
+    return digest[:3], digest[3:6]
+
+
+class DirectoryRepository:
+    """A store of keys in a directory of its own. Made by :meth:`open`; one process at a time."""
+
+    def __init__(self, directory: Path, uuid: str, retention: Retention, serving: int) -> None:
+        self.uuid = uuid
+        self.directory = directory
+        self._root = os.fspath(directory)
+        self._retention = retention
+        self._serving = serving
+
+    @classmethod
+    def open(
+        cls, directory: Path, *, uuid: str | None = None, clock: Clock = boottime
+    ) -> DirectoryRepository:
+        """Open a store, and make it if it is not there.
+
+        :param uuid: the UUID of the repository. Default: what the store has been told before, or
+            a new random one.
+        :raises RepositoryError: it is no store, another process serves it, it has another UUID,
+            or the disk will not have it.
+        """
+        own = directory / ".locklane"
+        try:
+            _refuse_what_is_no_store(directory)
+            own.mkdir(parents=True, exist_ok=True)
+            serving = os.open(own / "serving", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise RepositoryError(f"cannot use {directory}: {error.strerror}") from error
+        try:
+            try:
+                fcntl.flock(serving, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RepositoryError(
+                    f"another process serves {directory}; two would not know of each other's "
+                    "locks. Stop that one first"
+                ) from error
+            known = _uuid(own / "uuid", uuid)
+            retention = Retention(own / "retention.sqlite", clock=clock)
+        except (OSError, sqlite3.Error) as error:
+            os.close(serving)
+            raise RepositoryError(f"cannot use {directory}: {error}") from error
+        except BaseException:
+            os.close(serving)
+            raise
+        return cls(directory, known, retention, serving)
+
+    def object_path(self, key: Key) -> Path:
+        """Where the content of a key lies, or would lie."""
+        first, second = hash_directories(key)
+        name = key.file_name
+        return Path(f"{self._root}/{first}/{second}/{name}/{name}")
+
+    async def present(self, key: Key) -> bool:
+        try:
+            return stat.S_ISREG(self.object_path(key).stat().st_mode)
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return False
+            raise RepositoryError(f"cannot look for the content: {error.strerror}") from error
+
+    @asynccontextmanager
+    async def content(self, key: Key) -> AsyncIterator[FileContent | None]:
+        path = self.object_path(key)
+        try:
+            file: IO[bytes] = await to_thread.run_sync(path.open, "rb")
+        except OSError as error:
+            if error.errno not in _ABSENT:
+                raise RepositoryError(f"cannot read the content: {error.strerror}") from error
+            yield None
+            return
+        with file:
+            yield FileContent(file)
+
+    async def remove(self, key: Key) -> None:
+        await to_thread.run_sync(self._remove, self.object_path(key))
+
+    def _remove(self, path: Path) -> None:
+        above = path.parent
+        try:
+            # git-annex leaves an object's own directory without write permission.
+            above.chmod(0o755)
+            path.unlink()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return
+            raise RepositoryError(f"cannot remove the content: {error.strerror}") from error
+        with suppress(OSError):  # until one is not empty
+            for directory in (above, above.parent, above.parent.parent):
+                directory.rmdir()
+
+    async def lock_content(self, lock: Lock) -> bool:
+        if not await self.present(Key.parse(lock.key)):
+            return False
+        try:
+            self._retention.add(lock)
+        except sqlite3.Error as error:
+            raise RepositoryError(f"cannot record the lock on disk: {error}") from error
+        return True
+
+    async def unlock_content(self, locks: list[Lock]) -> None:
+        try:
+            self._retention.remove(locks)
+        except sqlite3.Error as error:
+            _log.warning("%d ended locks stay on disk until their time: %s", len(locks), error)
+
+    async def retained(self) -> list[Lock]:
+        return self._retention.all()
+
+    async def aclose(self) -> None:
+        self._retention.close()
+        os.close(self._serving)
+
+
+class FileContent:
+    """Content that is a file here."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.size = os.fstat(file.fileno()).st_size
+
+    async def chunks(self, offset: int) -> AsyncIterator[bytes]:
+        self._file.seek(offset)
+        while chunk := await to_thread.run_sync(self._file.read, CHUNK):
+            yield chunk
+
+
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+
+
+def _refuse_what_is_no_store(directory: Path) -> None:
+    try:
+        entries = [entry.name for entry in directory.iterdir()]
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        raise RepositoryError(f"{directory} is not a directory") from None
+    if ".git" in entries or {"annex", "objects"} <= set(entries):
+        raise RepositoryError(
+            f"{directory} is a git repository; --store takes an empty directory, an earlier store "
+            "or the directory of a git-annex directory special remote"
+        )
+    strange = sorted(name for name in entries if not _STORE_ENTRY.fullmatch(name))
+    if strange:
+        raise RepositoryError(
+            f"{directory} holds {strange[0]!r}, so it is no store; --store takes an empty "
+            "directory, an earlier store or the directory of a git-annex directory special remote"
+        )
+
+
+def _uuid(path: Path, wanted: str | None) -> str:
+    try:
+        known = path.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        known = wanted or str(uuids.uuid4())
+        new = path.with_suffix(".new")
+        new.write_text(known + "\n", encoding="utf-8")
+        new.replace(path)
+    if wanted is not None and wanted != known:
+        raise RepositoryError(f"{path.parent.parent} is repository {known}, not {wanted}")
+    return known

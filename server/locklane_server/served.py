@@ -1,0 +1,185 @@
+"""A repository that is being served: the lock manager's decisions, made good on disk.
+
+The manager decides and the repository waits; this is where the two meet, for every transport alike.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from types import TracebackType
+
+import anyio
+
+from locklane_client.key import Key
+from locklane_server.clock import Clock, boottime
+from locklane_server.locks import DEFAULT_LIMIT, Lock, LockManager, Refusal
+from locklane_server.repository import Repository
+
+SWEEP_SECONDS = 1.0
+"""How often what has expired is cleared from the disk. Decisions do not wait for it."""
+
+_log = logging.getLogger(__name__)
+
+
+class Hold:
+    """One open hold on a lock: a context manager around the waiting for its unlock.
+
+    Leaving it without :meth:`unlock`, for whatever reason, is a lost hold: the retention goes on.
+    If the lock is ended from elsewhere, the waiting is cancelled and :attr:`ended` says why.
+    """
+
+    def __init__(self, served: ServedRepository, lock: Lock) -> None:
+        self.lock = lock
+        self.ended: str | None = None
+        """Why the hold ended without its own unlock, in a sentence for the client."""
+        self._served = served
+        self._unlocked = False
+        self._scope = anyio.CancelScope()
+        served._holds.setdefault(lock.id, set()).add(self)
+
+    def __enter__(self) -> Hold:
+        self._scope.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        self._leave()
+        if not self._unlocked:
+            self._served.manager.lose(self.lock.id, self._served.clock())
+        return bool(self._scope.__exit__(kind, error, trace))
+
+    def _leave(self) -> None:
+        holds = self._served._holds.get(self.lock.id)
+        if holds is not None:
+            holds.discard(self)
+            if not holds:
+                del self._served._holds[self.lock.id]
+
+    async def unlock(self) -> None:
+        """End the lock, as its holder asked."""
+        self._unlocked = True
+        self._leave()
+        await self._served.unlock(self.lock)
+
+    def end(self, reason: str) -> None:
+        """End the hold from elsewhere."""
+        if self.ended is None and not self._unlocked:
+            self.ended = reason
+            self._scope.cancel(reason)
+
+
+class ServedRepository:
+    """One repository with its locks. Use :meth:`restore` first; :meth:`sweep` now and then.
+
+    :param limit: locks at once.
+    :param clock: the server's monotonic clock.
+    """
+
+    def __init__(
+        self, repository: Repository, *, limit: int = DEFAULT_LIMIT, clock: Clock = boottime
+    ) -> None:
+        self.repository = repository
+        self.manager = LockManager(limit=limit)
+        self.clock = clock
+        self.locks_taken: Counter[str] = Counter()
+        """Locks given out so far, by transport."""
+        self.locks_refused: Counter[Refusal] = Counter()
+        """Locks refused so far, by reason."""
+        self._holds: dict[str, set[Hold]] = {}
+
+    @property
+    def uuid(self) -> str:
+        return self.repository.uuid
+
+    async def restore(self) -> None:
+        """Take over the locks that an earlier server gave out and that have not ended."""
+        now = self.clock()
+        over = [
+            lock for lock in await self.repository.retained() if not self.manager.restore(lock, now)
+        ]
+        await self.repository.unlock_content(over)
+        if len(self.manager):
+            _log.info("%s: %d locks of an earlier server", self.uuid, len(self.manager))
+
+    async def lock(self, key: Key, owner: str, transport: str, *, live: bool) -> Lock | Refusal:
+        """Take a lock ("lockcontent"). With ``live``, the caller begins its hold with
+        :meth:`begin_hold` before it waits for anything else.
+
+        :raises RepositoryError: the disk does not let the promise be made; nothing is locked.
+        """
+        lock = self.manager.lock(key.text, owner, transport, self.clock(), live=live)
+        if isinstance(lock, Refusal):
+            self.locks_refused[lock] += 1
+            return lock
+        try:
+            kept = await self.repository.lock_content(lock)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self.unlock(lock)
+            raise
+        if not kept:
+            self.manager.unlock(lock.id, self.clock())
+            self.locks_refused[Refusal.NOT_PRESENT] += 1
+            return Refusal.NOT_PRESENT
+        self.locks_taken[transport] += 1
+        return lock
+
+    def begin_hold(self, lock: Lock) -> Hold:
+        """The hold of a lock that was taken with ``live``."""
+        return Hold(self, lock)
+
+    def keep(self, lock_id: str) -> Hold | Refusal:
+        """Open a hold on a lock that was taken before ("keeplocked")."""
+        lock = self.manager.keep(lock_id, self.clock())
+        return lock if isinstance(lock, Refusal) else Hold(self, lock)
+
+    async def unlock(self, lock: Lock) -> None:
+        """End a lock, and every other hold on it."""
+        self.manager.unlock(lock.id, self.clock())
+        for other in tuple(self._holds.get(lock.id, ())):
+            other.end("the lock has been unlocked by another request")
+        await self.repository.unlock_content([lock])
+
+    async def remove(self, key: Key, *, before: float | None = None) -> Refusal | None:
+        """Remove content, if nothing stands against it ("remove", "remove-before").
+
+        :returns: why not, or ``None`` when the content is not there any more.
+        :raises RepositoryError: the disk does not let it be removed.
+        """
+        refusal = self.manager.begin_removal(key.text, self.clock(), before=before)
+        if refusal is not None:
+            return refusal
+        try:
+            await self.repository.remove(key)
+        finally:
+            self.manager.end_removal(key.text)
+        return None
+
+    def end_holds(self, reason: str) -> None:
+        """Tell every holder that its hold is over; retention goes on."""
+        for holds in tuple(self._holds.values()):
+            for hold in tuple(holds):
+                hold.end(reason)
+
+    @property
+    def holds(self) -> int:
+        """Holds now open."""
+        return sum(len(holds) for holds in self._holds.values())
+
+    async def sweep(self) -> None:
+        """Clear from the disk what has expired."""
+        self.manager.expire(self.clock())
+        expired = self.manager.take_expired()
+        if expired:
+            await self.repository.unlock_content(expired)
+
+    async def keep_sweeping(self) -> None:
+        """:meth:`sweep` until cancelled."""
+        while True:
+            await anyio.sleep(SWEEP_SECONDS)
+            await self.sweep()
