@@ -52,7 +52,7 @@ class Run:
     """One round of one transport at one concurrency: ``files`` files dropped, start to end."""
 
     server: str
-    """``locklane``, ``external`` (``--url``), or ``bare``: answers without thinking, the ceiling."""
+    """``locklane``, ``external`` (``--url``), or ``bare`` (the ceiling: answers unthinking)."""
     transport: str
     concurrency: int
     via: Via
@@ -126,9 +126,11 @@ class Settings:
     rate: float | None
     """Drops due per second over all users; None: each user starts the next when one has ended."""
     url: str | None
-    """The server that was measured; None: one started for the purpose."""
+    """The server that was measured, without credentials; None: one started for the purpose."""
     keys_from: str
     """In words: where the keys came from."""
+    repository: str | None = None
+    """The name, without its path, of the git-annex repository that the keys are of."""
 
 
 @dataclass(frozen=True, slots=True)

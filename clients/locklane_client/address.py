@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass, replace
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from .wire import DEFAULT_PORT, bracket, unbracket, unquote
 
@@ -32,6 +32,15 @@ class Address:
     def __str__(self) -> str:
         """The address without the credentials, fit for messages and logs."""
         return f"annex+{self.scheme}://{self._authority}{self.base}{bracket(self.uuid)}"
+
+    @property
+    def url(self) -> str:
+        """The whole address, credentials and all, as :meth:`parse` takes it. A secret."""
+        login = ""
+        if self.user is not None:
+            login = quote(self.user, safe="") + ":" + quote(self.password or "", safe="") + "@"
+        uuid = quote(bracket(self.uuid), safe="")
+        return f"annex+{self.scheme}://{login}{self._authority}{self.base}{uuid}"
 
     @property
     def _authority(self) -> str:

@@ -44,13 +44,19 @@ def hash_directories(key: Key) -> tuple[str, str]:
     return digest[:3], digest[3:6]
 
 
+def object_path(directory: Path, key: Key) -> Path:
+    """Where the content of a key lies, or would lie, in a store."""
+    first, second = hash_directories(key)
+    name = key.file_name
+    return Path(f"{directory}/{first}/{second}/{name}/{name}")
+
+
 class DirectoryRepository:
     """A store of keys in a directory of its own. Made by :meth:`open`; one process at a time."""
 
     def __init__(self, directory: Path, uuid: str, retention: Retention, serving: int) -> None:
         self.uuid = uuid
         self.directory = directory
-        self._root = os.fspath(directory)
         self._retention = retention
         self._serving = serving
 
@@ -90,15 +96,9 @@ class DirectoryRepository:
             raise
         return cls(directory, known, retention, serving)
 
-    def object_path(self, key: Key) -> Path:
-        """Where the content of a key lies, or would lie."""
-        first, second = hash_directories(key)
-        name = key.file_name
-        return Path(f"{self._root}/{first}/{second}/{name}/{name}")
-
     async def present(self, key: Key) -> bool:
         try:
-            return stat.S_ISREG(self.object_path(key).stat().st_mode)
+            return stat.S_ISREG(object_path(self.directory, key).stat().st_mode)
         except OSError as error:
             if error.errno in _ABSENT:
                 return False
@@ -106,7 +106,7 @@ class DirectoryRepository:
 
     @asynccontextmanager
     async def content(self, key: Key) -> AsyncIterator[FileContent | None]:
-        path = self.object_path(key)
+        path = object_path(self.directory, key)
         try:
             file: IO[bytes] = await to_thread.run_sync(path.open, "rb")
         except OSError as error:
@@ -118,7 +118,7 @@ class DirectoryRepository:
             yield FileContent(file)
 
     async def remove(self, key: Key) -> None:
-        await to_thread.run_sync(self._remove, self.object_path(key))
+        await to_thread.run_sync(self._remove, object_path(self.directory, key))
 
     def _remove(self, path: Path) -> None:
         above = path.parent

@@ -1,0 +1,221 @@
+"""``locklane compare``."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from datetime import datetime
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from locklane_bench.children import ChildError
+from locklane_bench.compare import compare as make_comparison
+from locklane_bench.keys import KeysError, Source, from_repository, made
+from locklane_bench.relayprocess import RelayError
+from locklane_bench.results import Results, Settings
+from locklane_client.address import Address
+from locklane_client.transports import TRANSPORTS
+
+
+def _transports(_: click.Context, __: click.Parameter, value: str) -> list[str]:
+    names = [name.strip() for name in value.split(",") if name.strip()]
+    for name in names:
+        if name not in TRANSPORTS:
+            raise click.BadParameter(f"no transport {name!r}; there are {', '.join(TRANSPORTS)}")
+    if not names:
+        raise click.BadParameter(f"name at least one of {', '.join(TRANSPORTS)}")
+    return list(dict.fromkeys(names))
+
+
+def _concurrency(_: click.Context, __: click.Parameter, value: str) -> list[int]:
+    try:
+        numbers = [int(number) for number in value.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 1 or max(numbers) > 10_000:
+        raise click.BadParameter("write whole numbers from 1 to 10000, for example 1,8")
+    return list(dict.fromkeys(numbers))
+
+
+@click.command(
+    short_help="Price the lock transports per dropped file.",
+    epilog="""\b
+Examples:
+  The comparison of this machine with itself, as "make compare" does it:
+    locklane compare
+  With the keys of a git-annex repository, up to 16 at a time:
+    locklane compare --keys-from ~/annex --files 2000 --concurrency 1,8,16
+  Another server (git annex p2phttp, say), which has these keys:
+    locklane compare --transports longpoll --keys-from ~/annex \\
+        --url annex+http://annex.example.org:9417/git-annex/UUID
+""",
+)
+@click.option(
+    "--transports",
+    default=",".join(TRANSPORTS),
+    show_default=True,
+    callback=_transports,
+    metavar="NAME,…",
+    help="Lock transports to compare.",
+)
+@click.option(
+    "--files",
+    type=click.IntRange(1, 1_000_000),
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="Files to drop in each run.",
+)
+@click.option(
+    "--concurrency",
+    default="1,8",
+    show_default=True,
+    callback=_concurrency,
+    metavar="N,…",
+    help="How many files to drop at a time, one run for each number.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(1, 1000),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Interleaved rounds; figures are medians over them.",
+)
+@click.option(
+    "--think-time",
+    type=click.FloatRange(0, 3600),
+    default=0.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long each lock is held, as if the client were deleting.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    metavar="DROPS",
+    help="Drops due per second; latency then counts from when a drop was due. [default: each user "
+    "drops the next file when it is done with the last]",
+)
+@click.option(
+    "--url",
+    help="Measure the server at this address, which has to have the keys. [default: a server is "
+    "started for the purpose]",
+)
+@click.option("--uuid", help="UUID of the repository, where URL does not end in it.")
+@click.option(
+    "--keys-from",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="REPO",
+    help="Drop the keys whose content is in this git-annex repository, which is only read. "
+    "[default: keys made for the purpose]",
+)
+@click.option(
+    "--report",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Where to write the report. [default: a new directory below reports/]",
+)
+def compare(
+    transports: list[str],
+    files: int,
+    concurrency: list[int],
+    rounds: int,
+    think_time: float,
+    rate: float | None,
+    url: str | None,
+    uuid: str | None,
+    keys_from: Path | None,
+    report: Path | None,
+) -> None:
+    """Drop files over each lock transport, in interleaved rounds, and report what each costs.
+
+    The unit is one dropped file: take a lock, have it confirmed, think, unlock. Prints a table of
+    the cost per dropped file, and writes report.html, report.md, results.json and results.csv.
+    """
+    address = None
+    if url is not None:
+        try:
+            address = Address.parse(url, uuid)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--url") from error
+        if keys_from is None:
+            raise click.UsageError(
+                "which keys does the server at --url have? Give a git-annex repository that has "
+                "the same with --keys-from"
+            )
+    elif uuid is not None:
+        raise click.UsageError("--uuid goes with --url")
+    sources, origin = _sources(keys_from, files)
+    settings = Settings(
+        transports=transports,
+        files=files,
+        concurrency=concurrency,
+        rounds=rounds,
+        think_time_s=think_time,
+        rate=rate,
+        url=str(address) if address else None,
+        keys_from=origin,
+        repository=keys_from.resolve().name if keys_from else None,
+    )
+    directory = report or Path("reports") / datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.BadParameter(f"{directory}: {error.strerror}", param_hint="--report") from error
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    try:
+        results = _measure(settings, sources, address, console)
+    except (ChildError, RelayError) as error:
+        raise click.ClickException(str(error)) from error
+    _show(results, directory, console)
+
+
+def _sources(keys_from: Path | None, files: int) -> tuple[list[Source], str]:
+    if keys_from is None:
+        return made(files), "made for the purpose, a few bytes of content each"
+    try:
+        sources = from_repository(keys_from, files)
+    except KeysError as error:
+        raise click.BadParameter(str(error), param_hint="--keys-from") from error
+    size = sum(source.key.size or 0 for source in sources)
+    origin = f"the content of a git-annex repository: {len(sources)} keys, {size} bytes"
+    if len(sources) < files:
+        origin += f", dropped again from the first until {files} are done"
+    return sources, origin
+
+
+def _measure(
+    settings: Settings, sources: list[Source], address: Address | None, console: Console
+) -> Results:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with (
+        tempfile.TemporaryDirectory(prefix="locklane-store-") as store,
+        Progress(*columns, console=console) as bar,
+    ):
+        task = bar.add_task("starting", total=None)
+
+        def progress(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        return make_comparison(settings, sources, Path(store), progress, address)
+
+
+def _show(results: Results, directory: Path, console: Console) -> None:
+    # matplotlib takes a second to import, and only this needs it.
+    from locklane_bench import report
+    from locklane_bench.report.table import terminal_table
+
+    written = report.write(results, directory)
+    console.print(terminal_table(results))
+    for sentence in results.disagreements:
+        console.print(f"Counts differ: {sentence}", style="bold", soft_wrap=True)
+    console.print(f"report: {written[0]}", soft_wrap=True)

@@ -1,0 +1,183 @@
+"""What Linux says about another process, and about its own TCP: read from ``/proc``, no root needed
+for processes of one's own.
+
+A process that is gone raises :class:`ProcessLookupError`. One that has ended and that nobody has
+waited for yet still tells its processor time, but no longer its memory.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from ipaddress import IPv6Address, ip_address
+from pathlib import Path
+from typing import Self
+
+_PROC = Path("/proc")
+_TIME_WAIT = "06"  # TCP_TIME_WAIT, include/net/tcp_states.h
+_RESET_PEAK = "5"  # CLEAR_REFS_MM_HIWATER_RSS, fs/proc/task_mmu.c
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of the whole process in s, user and system, to the ns; see
+    ``man 3 clock_getcpuclockid``."""
+    # The number of a process' CPU clock, for which Python has no function, is defined in Linux'
+    # include/linux/posix-timers.h: the complement of the pid, then three bits, of which 2 is
+    # CPUCLOCK_SCHED (what the scheduler counted) of the process, not of one thread.
+    try:
+        return time.clock_gettime((~pid << 3) | 2)
+    except OSError:
+        # The command's name, in parentheses, may hold anything; utime and stime are fields 14 and
+        # 15 of man 5 proc_pid_stat, and the first one after the name is field 3.
+        fields = _read(pid, "stat").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def descriptors(pid: int) -> int:
+    """Open file descriptors (``Documentation/filesystems/proc.rst``, ``/proc/PID/fd``)."""
+    directory = _PROC / str(pid) / "fd"
+    with _gone(pid):
+        # Since Linux 6.2 the size is their number, which costs less than to list thousands.
+        return directory.stat().st_size or sum(1 for _ in directory.iterdir())
+
+
+def peak_memory_kib(pid: int) -> int:
+    """The most that was resident in memory, in KiB, since the start or since
+    :func:`reset_peak_memory` (``VmHWM``, ``man 5 proc_pid_status``)."""
+    for line in _read(pid, "status").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1])
+    raise ProcessLookupError(f"process {pid} has ended")
+
+
+def reset_peak_memory(pid: int) -> None:
+    """Let the peak start anew from what is resident now (``man 5 proc_pid_clear_refs``)."""
+    with _gone(pid):
+        (_PROC / str(pid) / "clear_refs").write_text(_RESET_PEAK)
+
+
+def tcp_passive_opens() -> int:
+    """Connections that this network namespace has accepted since it exists: ``PassiveOpens``,
+    ``Documentation/networking/snmp_counter.rst``. Any other program's count too."""
+    return _snmp("PassiveOpens")
+
+
+def tcp_active_opens() -> int:
+    """Connections that this network namespace has begun to make, be they refused or not:
+    ``ActiveOpens``, ``Documentation/networking/snmp_counter.rst``."""
+    return _snmp("ActiveOpens")
+
+
+def time_wait(port: int) -> int:
+    """Sockets in TIME_WAIT on loopback whose port is this one, at either end
+    (``Documentation/networking/proc_net_tcp.rst``)."""
+    found = set()  # the kernel may list a socket twice while the table changes
+    ours = f":{port:04X}"
+    for line in _tcp_sockets():
+        _, local, remote, state, *_ = line.split(maxsplit=4)
+        if state == _TIME_WAIT and (local.endswith(ours) or remote.endswith(ours)):
+            found.add((local, remote))
+    return sum(_is_loopback(local.partition(":")[0]) for local, _ in found)
+
+
+class PeakDescriptors:
+    """Samples the open descriptors of a process from entry to exit; one that ends keeps its peak.
+
+    >>> with PeakDescriptors(pid) as descriptors:
+    ...     work()
+    >>> descriptors.peak
+    """
+
+    def __init__(self, pid: int, every_ms: float = 10) -> None:
+        self.pid = pid
+        self.peak = 0
+        self._every_s = every_ms / 1000
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="descriptors", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._sample()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with suppress(ProcessLookupError):
+            while not self._stop.wait(self._every_s):
+                self._sample()
+            self._sample()
+
+    def _sample(self) -> None:
+        self.peak = max(self.peak, descriptors(self.pid))
+
+
+def machine() -> dict[str, str]:
+    """What about this machine a reader must know, in the order to print; nothing that names it."""
+    usable, cores = len(os.sched_getaffinity(0)), os.cpu_count()
+    memory_kib = int(_value_of("MemTotal", _PROC / "meminfo", "0").split()[0])
+    facts = {
+        "processor": _value_of("model name", _PROC / "cpuinfo", platform.machine()),
+        "cores": f"{cores}" if usable == cores else f"{usable} of {cores}",
+        "memory": f"{memory_kib / 2**20:.1f} GiB",
+        "kernel": f"{platform.system()} {platform.release()}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+    }
+    # Documentation/networking/ip-sysctl.rst
+    for setting in ("ip_local_port_range", "tcp_tw_reuse", "tcp_max_tw_buckets"):
+        with suppress(OSError):
+            value = (_PROC / "sys/net/ipv4" / setting).read_text()
+            facts[f"net.ipv4.{setting}"] = " ".join(value.split())
+    return facts
+
+
+@contextmanager
+def _gone(pid: int) -> Iterator[None]:
+    """The kernel says the one when the process is gone, and the other when it goes meanwhile."""
+    try:
+        yield
+    except (FileNotFoundError, ProcessLookupError):
+        raise ProcessLookupError(f"there is no process {pid}") from None
+
+
+def _read(pid: int, name: str) -> str:
+    with _gone(pid):
+        return (_PROC / str(pid) / name).read_text(encoding="utf-8", errors="replace")
+
+
+def _snmp(counter: str) -> int:
+    lines = (_PROC / "net/snmp").read_text().splitlines()
+    names, values = (line.split() for line in lines if line.startswith("Tcp:"))
+    return int(dict(zip(names, values, strict=True))[counter])
+
+
+def _tcp_sockets() -> Iterator[str]:
+    for table in ("tcp", "tcp6"):
+        with suppress(FileNotFoundError), (_PROC / "net" / table).open() as lines:
+            next(lines, None)  # the heading
+            yield from lines
+
+
+def _is_loopback(written: str) -> bool:
+    """Of an address as the kernel writes it: 32 bits at a time, each in the processor's order."""
+    words = [int(written[start : start + 8], 16) for start in range(0, len(written), 8)]
+    address = ip_address(struct.pack(f"={len(words)}I", *words))
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return address.is_loopback
+
+
+def _value_of(name: str, file: Path, otherwise: str) -> str:
+    """The first value of that name in a file of lines ``name : value``."""
+    for line in file.read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == name and value.strip():
+            return value.strip()
+    return otherwise
