@@ -11,9 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from locklane_bench.children import ServerChild
+from locklane_bench.children import RelayChild, ServerChild
 from locklane_bench.keys import Source, from_repository, put_into_store
-from locklane_bench.relayprocess import RelayProcess
 from locklane_bench.results import AnnexDrop
 from locklane_client.address import Address
 
@@ -43,7 +42,7 @@ def measure(server: ServerChild, store: Path, files: int, jobs: int = 1) -> Anne
     address = Address.parse(server.address)
     with (
         tempfile.TemporaryDirectory(prefix="locklane-annex-") as scratch,
-        RelayProcess(address.host, address.port) as relay,
+        RelayChild(address.host, address.port) as relay,
     ):
         repository = _Repository(Path(scratch), program)
         try:

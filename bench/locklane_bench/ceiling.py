@@ -11,6 +11,7 @@ import sys
 
 from aiohttp import web
 
+from locklane_client.loop import run
 from locklane_client.wire import JSON_TYPE
 
 UUID = "00000000-0000-4000-8000-000000000000"
@@ -47,9 +48,4 @@ async def serve() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(serve())
-    else:
-        uvloop.run(serve())
+    run(serve())

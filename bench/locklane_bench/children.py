@@ -3,16 +3,22 @@ process id and no other."""
 
 from __future__ import annotations
 
+import json
+import os
+import select
 import subprocess
 import sys
 import tempfile
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from locklane_bench.orders import Order, Outcome
+from locklane_bench.results import RelayCounts
+
+PATIENCE_SECONDS = 30.0
+"""How long a process may take to start or to answer."""
 
 STOP_SECONDS = 15.0
 """How long a process may take to end by itself before it is killed."""
@@ -23,9 +29,9 @@ class ChildError(Exception):
 
 
 class Child:
-    """A process with a line-wise conversation. A context manager.
+    """A process that is spoken with in lines. A context manager.
 
-    :param command: what to run, without the interpreter.
+    :param command: the Python module to run, and its arguments.
     :param name: what to call it in messages.
     """
 
@@ -34,65 +40,69 @@ class Child:
         self._name = name
 
     def __enter__(self) -> Self:
-        self._said = tempfile.TemporaryFile("w+", encoding="utf-8")
+        self._said = tempfile.TemporaryFile()  # which, unlike a pipe, is never full
         self._process = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
-            text=True,
         )
+        try:
+            self._greet()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        process = self._process
-        with suppress(OSError):
-            process.stdin.close()  # type: ignore[union-attr]
-        process.terminate()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdout.close()  # type: ignore[union-attr]
-        self._said.close()
+    def _greet(self) -> None:
+        """Wait until it is ready."""
+
+    def __exit__(self, *_: object) -> None:
+        with self._said, self._process as process:  # which closes its pipes and waits for it
+            assert process.stdin is not None
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+            process.terminate()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
-    def read_line(self) -> str:
+    def read_line(self, patience_s: float | None = PATIENCE_SECONDS) -> str:
         """The next line that it prints.
 
-        :raises ChildError: it has ended instead.
+        :param patience_s: how long to wait for it; ``None``: as long as it takes.
+        :raises ChildError: none came, or it has ended.
         """
-        line = self._process.stdout.readline()  # type: ignore[union-attr]
-        if not line:
-            raise self._broken()
-        return line.rstrip("\n")
+        stdout = self._process.stdout
+        assert stdout is not None
+        answered = select.poll()
+        answered.register(stdout, select.POLLIN)
+        if not answered.poll(None if patience_s is None else patience_s * 1000):
+            raise ChildError(f"{self._name} has not answered for {patience_s:g} s{self._stderr()}")
+        if line := stdout.readline():
+            return line.decode("utf-8", "replace").rstrip("\n")
+        status = self._process.wait(STOP_SECONDS)
+        raise ChildError(f"{self._name} has ended with status {status}{self._stderr()}")
 
     def write_line(self, line: str) -> None:
-        """Say something to it.
+        """Say something to it. If it has ended, no answer comes, and :meth:`read_line` says why."""
+        stdin = self._process.stdin
+        assert stdin is not None
+        with suppress(BrokenPipeError):
+            stdin.write(f"{line}\n".encode())
+            stdin.flush()
 
-        :raises ChildError: it has ended.
-        """
-        try:
-            self._process.stdin.write(line + "\n")  # type: ignore[union-attr]
-            self._process.stdin.flush()  # type: ignore[union-attr]
-        except BrokenPipeError as error:
-            raise self._broken() from error
-
-    def _broken(self) -> ChildError:
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(STOP_SECONDS)
-        self._said.seek(0)
-        said = self._said.read()[-2000:].strip()
-        return ChildError(f"{self._name} ended with {self._process.returncode}: {said}")
+    def _stderr(self) -> str:
+        # Not by seek and read: the position in the file is the process's too.
+        size = os.fstat(self._said.fileno()).st_size
+        tail = os.pread(self._said.fileno(), 2000, max(0, size - 2000))
+        said = tail.decode("utf-8", "replace").strip()
+        return f", having said:\n{said}" if said else ", having said nothing"
 
 
 class ServerChild(Child):
@@ -114,19 +124,13 @@ class ServerChild(Child):
         """The ceiling."""
         return cls(["locklane_bench.ceiling"], "the bare server")
 
-    def __enter__(self) -> Self:
-        super().__enter__()
-        try:
-            while True:
-                what, _, where = self.read_line().partition(" ")
-                if what == "metrics":
-                    self.metrics = where.removeprefix("at ")
-                if what == "serving":
-                    self.address = where
-                    return self
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
+    def _greet(self) -> None:
+        what = ""
+        while what != "serving":
+            what, _, where = self.read_line().partition(" ")
+            if what == "metrics":
+                self.metrics = where.removeprefix("at ")
+        self.address = where
 
     def counted(self, name: str) -> int:
         """A figure of its metrics, all labels added up. 0 if it has none by that name."""
@@ -139,6 +143,49 @@ class ServerChild(Child):
             for line in lines
             if line.startswith((name + " ", name + "{"))
         )
+
+
+class RelayChild(Child):
+    """A counting relay.
+
+    >>> with RelayChild("127.0.0.1", 9417) as relay:
+    ...     measure(port=relay.port)
+    ...     print(relay.counts())
+    """
+
+    port: int
+    """Where it listens, on 127.0.0.1."""
+
+    def __init__(self, target_host: str, target_port: int) -> None:
+        target = f"[{target_host}]" if ":" in target_host else target_host
+        super().__init__(
+            ["locklane_bench.relay", "--target", f"{target}:{target_port}"], "the relay"
+        )
+
+    def _greet(self) -> None:
+        self.port = json.loads(self.read_line())["port"]
+
+    def counts(self) -> RelayCounts:
+        """Totals since the start: subtract those of before to know those of a run, and wait for
+        :meth:`open` to come down to have the last bytes of connections that were closed."""
+        said = self._ask("counts")
+        return RelayCounts(said["connections"], said["bytes_up"], said["bytes_down"])
+
+    def open(self) -> int:
+        """Connections that are open now."""
+        open_now: int = self._ask("counts")["open"]
+        return open_now
+
+    def retarget(self, host: str, port: int) -> None:
+        """Send the connections to come elsewhere."""
+        self._ask(f"target [{host}]:{port}" if ":" in host else f"target {host}:{port}")
+
+    def _ask(self, line: str) -> dict[str, Any]:
+        self.write_line(line)
+        said: dict[str, Any] = json.loads(self.read_line())
+        if "error" in said:
+            raise ChildError(f"the relay refused {line!r}: {said['error']}")
+        return said
 
 
 class LoadChild(Child):
@@ -154,6 +201,6 @@ class LoadChild(Child):
         """
         self.write_line(order.to_json())
         try:
-            return Outcome.from_json(self.read_line())
+            return Outcome.from_json(self.read_line(patience_s=None))
         except RuntimeError as error:
             raise ChildError(f"{self._name}: {error}") from error

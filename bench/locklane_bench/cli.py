@@ -11,10 +11,10 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from locklane_bench import namespace
 from locklane_bench.children import ChildError
 from locklane_bench.compare import compare as make_comparison
 from locklane_bench.keys import KeysError, Source, from_repository, made
-from locklane_bench.relayprocess import RelayError
 from locklane_bench.results import Results, Settings
 from locklane_client.address import Address
 from locklane_client.transports import TRANSPORTS
@@ -169,7 +169,7 @@ def compare(
     console = Console(width=None if sys.stdout.isatty() else 100)
     try:
         results = _measure(settings, sources, address, console)
-    except (ChildError, RelayError) as error:
+    except ChildError as error:
         raise click.ClickException(str(error)) from error
     _show(results, directory, console)
 
@@ -197,6 +197,8 @@ def _measure(
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
+    # A server elsewhere could not be reached from a namespace of our own.
+    shared = "the server is elsewhere" if address else namespace.enter()
     with (
         tempfile.TemporaryDirectory(prefix="locklane-store-") as store,
         Progress(*columns, console=console) as bar,
@@ -206,7 +208,9 @@ def _measure(
         def progress(what: str, done: int, total: int) -> None:
             bar.update(task, description=what, completed=done, total=total)
 
-        return make_comparison(settings, sources, Path(store), progress, address)
+        return make_comparison(
+            settings, sources, Path(store), progress, address, kernel_is_ours=shared is None
+        )
 
 
 def _show(results: Results, directory: Path, console: Console) -> None:

@@ -17,10 +17,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from locklane_bench import annexdrop, procfs
-from locklane_bench.children import ChildError, LoadChild, ServerChild
+from locklane_bench.children import ChildError, LoadChild, RelayChild, ServerChild
 from locklane_bench.keys import Source, put_into_store
 from locklane_bench.orders import Order
-from locklane_bench.relayprocess import RelayProcess
 from locklane_bench.results import AnnexDrop, RelayCounts, Results, Run, Settings, Via
 from locklane_client.address import Address
 
@@ -92,7 +91,7 @@ class Comparison:
             else:
                 self._address = self._external
             self._bare = stack.enter_context(ServerChild.bare())
-            self._relay = stack.enter_context(RelayProcess(self._address.host, self._address.port))
+            self._relay = stack.enter_context(RelayChild(self._address.host, self._address.port))
             self._load = stack.enter_context(LoadChild())
             self._stack = stack.pop_all()
         return self
@@ -133,9 +132,8 @@ class Comparison:
         if server is not None:
             procfs.reset_peak_memory(server.pid)
         relayed = relay.counts() if relay else None
-        time_wait = None if port is None else procfs.time_wait(port)
         cpu = procfs.cpu_seconds(server.pid) if server else None
-        opened = procfs.tcp_passive_opens()
+        began, opened = time.monotonic(), procfs.tcp_passive_opens()
         with ExitStack() as watching:
             peak = watching.enter_context(procfs.PeakDescriptors(server.pid)) if server else None
             outcome = self._load.carry_out(order)
@@ -162,8 +160,8 @@ class Comparison:
             server_peak_memory_kib=procfs.peak_memory_kib(server.pid) if server else None,
             server_peak_descriptors=peak.peak if peak else None,
             time_wait=None
-            if port is None or time_wait is None or relay
-            else max(0, procfs.time_wait(port) - time_wait),
+            if port is None or relay
+            else procfs.time_wait(port, within_s=time.monotonic() - began),
         )
 
     def annex_drop(self) -> AnnexDrop:
@@ -197,11 +195,15 @@ def compare(
     store: Path,
     progress: Callable[[str, int, int], None],
     external: Address | None = None,
+    *,
+    kernel_is_ours: bool,
 ) -> Results:
     """Make a whole comparison; the parameters as for :class:`Comparison`.
 
     :param store: an empty directory.
     :param progress: called with what is being done, how much is done, and how much there is.
+    :param kernel_is_ours: nobody else uses this network namespace, so that what the kernel counts
+        can be held against the other counts.
     :raises ChildError: a process of the comparison failed.
     """
     started, clock = datetime.now(UTC), time.monotonic()
@@ -212,7 +214,8 @@ def compare(
         comparison.warm_up()
         for number, step in enumerate(todo):
             progress(_words(step), number, len(todo) + 1)
-            runs.append(comparison.run(step))
+            run = comparison.run(step)
+            runs.append(run if kernel_is_ours else replace(run, kernel_connections=None))
         progress("git annex drop", len(todo), len(todo) + 1)
         drop, missing = None, None
         try:
@@ -225,7 +228,7 @@ def compare(
         duration_s=time.monotonic() - clock,
         command=command(settings),
         settings=settings,
-        machine=procfs.machine(),
+        machine=procfs.machine() | {"network": _network(kernel_is_ours)},
         versions=versions(),
         runs=runs,
         annex_drop=drop,
@@ -279,13 +282,21 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _network(kernel_is_ours: bool) -> str:
+    return (
+        "loopback in a network namespace of its own"
+        if kernel_is_ours
+        else "shared with the rest of the machine, so the kernel's counts are not used"
+    )
+
+
 def _accepted(server: ServerChild | None) -> int | None:
     if server is None or server.metrics is None:
         return None
     return server.counted("locklane_connections_opened_total")
 
 
-def _settle(relay: RelayProcess) -> None:
+def _settle(relay: RelayChild) -> None:
     """Wait until the relay has seen the end of every connection, so that it has counted all."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while relay.open() and time.monotonic() < deadline:

@@ -16,7 +16,9 @@ from typing import Any, Self, TypeVar
 
 import gevent
 from gevent import monkey
-from gevent.event import AsyncResult
+from gevent.event import AsyncResult, Event
+
+from locklane_client.loop import new_event_loop
 
 T = TypeVar("T")
 
@@ -27,7 +29,7 @@ class EventLoopThread:
     """The loop. Use it as a context manager, from a greenlet."""
 
     def __init__(self) -> None:
-        self._loop = _new_loop()
+        self._loop = new_event_loop()
         self._finished: deque[tuple[AsyncResult, asyncio.Task[Any]]] = deque()
         # The one thing of gevent's that another thread may touch: it wakes the hub.
         self._wake = gevent.get_hub().loop.async_()
@@ -35,7 +37,7 @@ class EventLoopThread:
     def __enter__(self) -> Self:
         self._wake.start(self._deliver)
         self._ended = gevent.get_hub().loop.async_()
-        self._end_seen = gevent.event.Event()
+        self._end_seen = Event()
         self._ended.start(self._end_seen.set)
         _start_thread(self._run, ())
         return self
@@ -94,12 +96,3 @@ class EventLoopThread:
                 result.set_exception(error)
             else:
                 result.set(task.result())
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop

@@ -131,7 +131,7 @@ def keep_lose_per_second(manager: LockManager) -> float:
 
 
 def expiry_ms(manager: LockManager) -> float:
-    """How long it takes to end all locks at once."""
+    """How long it takes to end all locks at once, in ms."""
     after = START_S + len(manager) * STEP_S + manager.retention
     begin = perf_counter()
     manager.expire(after)
@@ -169,14 +169,14 @@ def _pairs(name: str, rounds: list[float]) -> Figure:
 
 
 def measure(locks: int, rounds: int) -> Iterator[str | Figure]:
-    """Measure all. Yields the name of each thing before a round of it, and the figure after the
-    last: :func:`steps` yields in total."""
+    """Measure all. Yields the name of each thing before each round of it, which makes
+    :func:`steps` names, and its figure after the last."""
     for name, measure_one in (
-        ("grown in memory", resident_per_lock),
-        ("allocated by Python", allocated_per_lock),
+        ("resident (VmRSS)", resident_per_lock),
+        ("allocated (tracemalloc)", allocated_per_lock),
     ):
         for live in (False, True):
-            full = f"{name}, {locks:,} {_kind(live)} locks"
+            full = f"{name}, {_kind(live)}"
             found = []
             for _ in range(rounds):
                 yield full
@@ -184,21 +184,21 @@ def measure(locks: int, rounds: int) -> Iterator[str | Figure]:
             yield _bytes(full, found)
     for others in (0, locks):
         for live in (False, True):
-            full = f"lock and unlock, {_kind(live)}, {others:,} others held"
+            full = f"lock and unlock, {_kind(live)}, {others:,} others"
             found = []
             manager = filled(others, live=live)
             for _ in range(rounds):
                 yield full
                 found.append(lock_unlock_per_second(manager, live=live))
             yield _pairs(full, found)
-    full = f"keep and lose, among {locks:,} retained locks"
+    full = f"keep and lose, {locks:,} locks"
     found = []
     manager = filled(locks, live=False)
     for _ in range(rounds):
         yield full
         found.append(keep_lose_per_second(manager))
     yield Figure(full, "pairs per second", found)
-    full = f"expiry of {locks:,} locks together"
+    full = f"all expire at once"
     found = []
     for _ in range(rounds):
         yield full
@@ -215,9 +215,9 @@ def steps(rounds: int) -> int:
     return 10 * rounds
 
 
-def table(figures: list[Figure]) -> Table:
+def table(figures: list[Figure], locks: int) -> Table:
     """The figures for a person."""
-    shown = Table(title="The lock manager, on one core", title_justify="left")
+    shown = Table(title=f"The lock manager with {locks:,} locks, on one core", title_justify="left")
     shown.add_column("measured")
     shown.add_column("unit")
     for column in ("min", "median", "max"):
@@ -282,7 +282,7 @@ def main(locks: int, rounds: int) -> None:
                 progress.update(task, description=done)
                 progress.refresh()
                 progress.advance(task)
-    Console(width=None if sys.stdout.isatty() else 120).print(table(figures))
+    Console(width=None if sys.stdout.isatty() else 120).print(table(figures, locks))
     missed = [figure for figure in figures if not figure.met]
     for figure in missed:
         click.echo(

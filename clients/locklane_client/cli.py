@@ -13,6 +13,7 @@ import click
 
 from locklane_client.client import Client
 from locklane_client.errors import LocklaneError, LockLost
+from locklane_client.loop import run
 from locklane_client.transports import TRANSPORTS
 
 
@@ -109,7 +110,7 @@ def lock(url: str, keys: tuple[str, ...], transport: str, uuid: str | None, time
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     try:
-        asyncio.run(_hold(client, keys))
+        run(_hold(client, keys))
     except* LockLost as lost:
         raise click.ClickException("lost: " + _sentences(lost)) from lost
     except* LocklaneError as errors:

@@ -6,14 +6,13 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import click
 from aiohttp import web
 
+from locklane_client.loop import run
 from locklane_client.wire import DEFAULT_PORT, bracket
 from locklane_server import metrics
 from locklane_server.locks import DEFAULT_LIMIT
@@ -131,7 +130,7 @@ def serve(
         port=port,
     )
     try:
-        _run(_serve(server, metrics_address))
+        run(_serve(server, metrics_address))
     except OSError as error:
         raise click.ClickException(f"cannot listen: {error.strerror or error}") from error
     except RepositoryError as error:
@@ -161,12 +160,3 @@ async def _serve(server: Server, metrics_address: tuple[str, int] | None) -> Non
 
 def _host(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def _run(main: Coroutine[Any, Any, None]) -> None:
-    try:
-        import uvloop
-    except ImportError:  # where there is none, asyncio's own loop does
-        asyncio.run(main)
-    else:
-        uvloop.run(main)
