@@ -38,6 +38,7 @@ class Child:
     def __init__(self, command: list[str], name: str) -> None:
         self._command = [sys.executable, "-m", *command]
         self._name = name
+        self._pending = b""
 
     def __enter__(self) -> Self:
         self._said = tempfile.TemporaryFile()  # which, unlike a pipe, is never full
@@ -78,16 +79,21 @@ class Child:
         :param patience_s: how long to wait for it; ``None``: as long as it takes.
         :raises ChildError: none came, or it has ended.
         """
-        stdout = self._process.stdout
-        assert stdout is not None
+        assert self._process.stdout is not None
+        stdout = self._process.stdout.fileno()
         answered = select.poll()
         answered.register(stdout, select.POLLIN)
-        if not answered.poll(None if patience_s is None else patience_s * 1000):
-            raise ChildError(f"{self._name} has not answered for {patience_s:g} s{self._stderr()}")
-        if line := stdout.readline():
-            return line.decode("utf-8", "replace").rstrip("\n")
-        status = self._process.wait(STOP_SECONDS)
-        raise ChildError(f"{self._name} has ended with status {status}{self._stderr()}")
+        while b"\n" not in self._pending:
+            if not answered.poll(None if patience_s is None else patience_s * 1000):
+                said = self._stderr()
+                raise ChildError(f"{self._name} has not answered for {patience_s:g} s{said}")
+            chunk = os.read(stdout, 1 << 16)
+            if not chunk:
+                status = self._process.wait(STOP_SECONDS)
+                raise ChildError(f"{self._name} has ended with status {status}{self._stderr()}")
+            self._pending += chunk
+        line, _, self._pending = self._pending.partition(b"\n")
+        return line.decode("utf-8", "replace")
 
     def write_line(self, line: str) -> None:
         """Say something to it. If it has ended, no answer comes, and :meth:`read_line` says why."""

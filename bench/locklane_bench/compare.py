@@ -118,7 +118,7 @@ class Comparison:
             outcome = self._load.carry_out(replace(order, files=WARM_UP_FILES, rate=None))
             if len(outcome.failures) == WARM_UP_FILES:
                 raise ChildError(
-                    f"no file could be dropped over {transport}: {outcome.failures[0]}"
+                    f"nothing could be dropped over {transport}: {outcome.failures[0]}"
                 )
 
     def run(self, step: Step) -> Run:

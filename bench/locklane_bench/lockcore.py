@@ -198,7 +198,7 @@ def measure(locks: int, rounds: int) -> Iterator[str | Figure]:
         yield full
         found.append(keep_lose_per_second(manager))
     yield Figure(full, "pairs per second", found)
-    full = f"all expire at once"
+    full = "all expire at once"
     found = []
     for _ in range(rounds):
         yield full

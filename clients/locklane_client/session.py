@@ -122,8 +122,13 @@ class Session:
             raise ServerUnreachable(f"{self.address} did not answer within {wait:g} s") from error
         except aiohttp.ClientSSLError as error:
             raise ServerUnreachable(f"no TLS connection with {self.address}: {error}") from error
+        except aiohttp.ClientConnectorError as error:
+            why = error.os_error.strerror or error.os_error
+            raise ServerUnreachable(f"no connection with {self.address}: {why}") from error
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
-            raise ServerUnreachable(f"{self.address}: {error or type(error).__name__}") from error
+            raise ServerUnreachable(
+                f"the connection with {self.address} broke: {error or type(error).__name__}"
+            ) from error
         except aiohttp.ClientError as error:
             raise ProtocolViolation(f"{self.address} did not speak HTTP: {error}") from error
         if len(text) > MAX_ANSWER:

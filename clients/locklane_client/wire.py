@@ -159,7 +159,10 @@ def parse_query(raw_query: str) -> dict[str, list[str]]:
 
 def dumps(answer: dict[str, Any]) -> bytes:
     """An answer's body, spelled as git-annex spells it: no blanks."""
-    return json.dumps(answer, separators=(",", ":")).encode("utf-8")
+    return _encode(answer).encode("utf-8")
+
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def lock_answer(lock_id: str) -> bytes:
@@ -220,13 +223,9 @@ def parse_unlock_request(text: bytes | str) -> bool:
 
     :raises ValueError: it is not ``{"unlock": true}`` or ``{"unlock": false}``.
     """
-    if text == UNLOCK:
-        return True
-    return _unlock_of(_object(text))
-
-
-def _unlock_of(value: object) -> bool:
-    unlock = value.get("unlock") if isinstance(value, dict) else None
+    if text in (KEEP, UNLOCK):  # as nearly all are spelled
+        return text == UNLOCK
+    unlock = _object(text).get("unlock")
     if not isinstance(unlock, bool):
         raise ValueError('expected {"unlock": true} or {"unlock": false}')
     return unlock

@@ -92,7 +92,8 @@ class Websocket:
         except (InvalidHandshake, WebSocketException) as error:
             raise ProtocolViolation(f"{address} did not upgrade to a websocket: {error}") from error
         except (OSError, EOFError) as error:
-            raise ServerUnreachable(f"{address}: {error or type(error).__name__}") from error
+            why = getattr(error, "strerror", None) or error or type(error).__name__
+            raise ServerUnreachable(f"no connection with {address}: {why}") from error
         session.count_connection()
         session.counts.round_trips += 1
         return socket
