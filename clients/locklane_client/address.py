@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import dataclass, replace
 from urllib.parse import quote, urlsplit
 
 from .wire import DEFAULT_PORT, bracket, unbracket, unquote
 
 _SCHEMES = {"annex+http": "http", "annex+https": "https", "http": "http", "https": "https"}
+_LOGIN = re.compile(r"//[^/]*@")
+"""What no message may show."""
 _FORM = "annex+http://HOST:9417/git-annex/UUID"
 
 
@@ -38,8 +41,8 @@ class Address:
         """The whole address, credentials and all, as :meth:`parse` takes it. A secret."""
         login = ""
         if self.user is not None:
-            login = quote(self.user, safe="") + ":" + quote(self.password or "", safe="") + "@"
-        uuid = quote(bracket(self.uuid), safe="")
+            login = f"{_quote(self.user)}:{_quote(self.password or '')}@"
+        uuid = _quote(bracket(self.uuid))
         return f"annex+{self.scheme}://{login}{self._authority}{self.base}{uuid}"
 
     @property
@@ -65,7 +68,7 @@ class Address:
         """Value of the ``Authorization`` header ("authentication": basic, UTF-8)."""
         if self.user is None:
             return None
-        pair = f"{self.user}:{self.password or ''}".encode()
+        pair = f"{self.user}:{self.password or ''}".encode("utf-8", "surrogateescape")
         return f"Basic {base64.b64encode(pair).decode('ascii')}"
 
     def with_uuid(self, uuid: str) -> Address:
@@ -81,39 +84,43 @@ class Address:
         :raises ValueError: the URL cannot be one of the API's, or no UUID is known; the message
             says what to write.
         """
-        parts = urlsplit(url)
-        scheme = _SCHEMES.get(parts.scheme)
-        if scheme is None or not parts.hostname:
-            raise ValueError(f"{url!r} is no address of a git-annex HTTP server; write {_FORM}")
+        shown = repr(_LOGIN.sub("//", url))
         try:
-            port = parts.port
+            parts = urlsplit(url)
+            scheme, host, port = _SCHEMES.get(parts.scheme), parts.hostname, parts.port
         except ValueError as error:
-            raise ValueError(f"{url!r} has no usable port; write {_FORM}") from error
+            raise ValueError(f"{shown} cannot be read ({error}); write {_FORM}") from None
+        if scheme is None or not host:
+            raise ValueError(f"{shown} is no address of a git-annex HTTP server; write {_FORM}")
         if port is None:
             plain = parts.scheme == scheme
             port = (443 if scheme == "https" else 80) if plain else DEFAULT_PORT
         path = parts.path if parts.path.endswith("/") else parts.path + "/"
         before, found, after = path.rpartition("/git-annex/")
-        if found:
-            base = before + found
-            in_url = unbracket(unquote(after.strip("/")))
-        else:
-            base, in_url = path + "git-annex/", ""
+        base = before + found if found else path + "git-annex/"
+        try:
+            in_url = unbracket(unquote(after.strip("/"))) if found else ""
+        except ValueError as error:
+            raise ValueError(f"{shown} has no readable UUID ({error}); write {_FORM}") from None
         if "/" in in_url:
-            raise ValueError(f"{url!r} goes on behind the UUID; write {_FORM}")
+            raise ValueError(f"{shown} goes on behind the UUID; write {_FORM}")
         if uuid and in_url and uuid != in_url:
-            raise ValueError(f"{url!r} names another repository than the UUID given, {uuid}")
+            raise ValueError(f"{shown} names another repository than the UUID given, {uuid}")
         if not (uuid or in_url):
             raise ValueError(
-                f"which repository at {url!r}? Put its UUID behind /git-annex/ ({_FORM}) or give "
+                f"which repository at {shown}? Put its UUID behind /git-annex/ ({_FORM}) or give "
                 "it by itself; 'git config remote.NAME.annex-uuid' prints it"
             )
         return cls(
             scheme,
-            parts.hostname,
+            host,
             port,
             base,
             uuid or in_url,
             None if parts.username is None else unquote(parts.username),
             None if parts.password is None else unquote(parts.password),
         )
+
+
+def _quote(text: str) -> str:
+    return quote(text, safe="", errors="surrogateescape")

@@ -1,9 +1,9 @@
 """git-annex keys: the names of pieces of content.
 
 A key is ``BACKEND[-sSIZE][-mMTIME][-SCHUNKSIZE-CCHUNK]--NAME``, as in ``SHA256E-s10--ab12.txt``
-(git-annex, "internals/key format"). It may hold any bytes but a newline or NUL. In Python it is
-text in which bytes that are not UTF-8 appear as surrogate escapes (PEP 383), so that
-``os.fsencode`` gives the bytes back.
+(git-annex, "internals/key format"). Its name may hold any bytes but NUL. In Python it is text in
+which bytes that are not UTF-8 appear as surrogate escapes (PEP 383), so that ``os.fsencode`` gives
+the bytes back.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 MAX_KEY_LENGTH = 4096
 """Longest key accepted, in bytes; no file system stores a longer name, a URL rarely carries one."""
 
+# Numbers have no leading zeros: git-annex would write, and hash, the key without them.
+_NUMBER = "(0|[1-9][0-9]{0,19})"
 _SHAPE = re.compile(
-    r"(?P<backend>[A-Z0-9_]+)"
-    r"(?:-s(?P<size>\d{1,20}))?"
-    r"(?:-m(?P<mtime>\d{1,20}))?"
-    r"(?:-S(?P<chunk_size>\d{1,20})-C(?P<chunk>\d{1,20}))?"
-    r"--(?P<name>[^\n\0]+)"
+    rf"(?P<backend>[A-Za-z0-9_]+)(?:-s{_NUMBER})?(?:-m{_NUMBER})?(?P<chunk>-S{_NUMBER}-C{_NUMBER})?"
+    r"--(?P<name>[^\0]+)",
+    re.DOTALL,
 )
 
 _TO_FILE = str.maketrans({"&": "&a", "%": "&s", ":": "&c", "/": "%"})
@@ -38,6 +38,8 @@ class Key:
     """What follows ``--``."""
     size: int | None = None
     """Size of the content in bytes, where the key tells."""
+    chunk: str = ""
+    """``-S1000-C2`` of the key of a chunk; empty for whole content."""
 
     def __str__(self) -> str:
         return self.text
@@ -49,13 +51,28 @@ class Key:
         :raises ValueError: it is not a key; the message says why and shows the form of one.
         """
         match = _SHAPE.fullmatch(text)
-        if match is None or len(text) > MAX_KEY_LENGTH:
+        try:
+            too_long = len(text.encode("utf-8", "surrogateescape")) > MAX_KEY_LENGTH
+        except UnicodeEncodeError:  # text that stands for no bytes
+            match = None
+        if match is None or too_long:
             shown = text if len(text) <= 80 else text[:77] + "…"
             raise ValueError(
                 f"{shown!a} is not a git-annex key, which looks like SHA256E-s10--ab12.txt"
             )
-        size = match["size"]
-        return cls(text, match["backend"], match["name"], None if size is None else int(size))
+        size = match[2]
+        return cls(
+            text,
+            match["backend"],
+            match["name"],
+            None if size is None else int(size),
+            match["chunk"] or "",
+        )
+
+    @property
+    def whole(self) -> str:
+        """The key of the whole content that this is a chunk of; else the key itself."""
+        return self.text.replace(f"{self.chunk}--", "--", 1) if self.chunk else self.text
 
     @property
     def file_name(self) -> str:
@@ -71,4 +88,7 @@ class Key:
 
         :raises ValueError: it is not the name of a key's object file.
         """
-        return cls.parse(re.sub(r"&[asc]|%", lambda m: _FROM_FILE[m[0]], file_name))
+        key = cls.parse(re.sub(r"&[asc]|%", lambda m: _FROM_FILE[m[0]], file_name))
+        if key.file_name != file_name:
+            raise ValueError(f"{file_name!a} is not the file name of a key")
+        return key

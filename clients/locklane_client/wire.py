@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,8 @@ def unbracket(text: str) -> str:
         return text
     inner = text[1:-1]
     try:
+        if "+" in inner or "/" in inner:  # which base64url spells - and _
+            raise ValueError(inner)
         raw = base64.b64decode(inner + "=" * (-len(inner) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError) as error:
         raise ValueError(f"{text!a} is in brackets but is not base64url") from error
@@ -86,6 +89,12 @@ class ApiPath:
     """The key, where the path holds one."""
 
 
+# The first place where a path of the API can begin: a prefix may hold /git-annex/ too, and so may,
+# unescaped, a key.
+_API = re.compile(r"/git-annex/([^/]*)/(key|v[0-9]+)/(.+)", re.DOTALL)
+_VERSION_NAMES = {f"v{version}": version for version in VERSIONS}
+
+
 def parse_path(raw_path: str) -> ApiPath:
     """Take apart the path of a request, as it came over the wire (percent-encoded, no query).
 
@@ -93,25 +102,26 @@ def parse_path(raw_path: str) -> ApiPath:
 
     :raises PathError: it names nothing of the API, or a version that is not spoken here
         ("protocol version": 404, so that the client falls back).
+    :raises ValueError: brackets that hold no base64url.
     """
-    _, found, rest = raw_path.rpartition("/git-annex/")
-    parts = rest.split("/")
-    if not found or len(parts) < 3:
+    match = _API.search(raw_path)
+    if match is None:
+        near = re.search(r"/git-annex/[^/]*/([^/]*)/.", raw_path, re.DOTALL)
+        if near is not None:
+            raise PathError(f"version {near[1][:20]!a} is not spoken here; v0 to v4 are")
         raise PathError("the path has to be /git-annex/UUID/VERSION/REQUEST")
-    uuid = unbracket(unquote(parts[0]))
-    if parts[1] == "key":
-        return ApiPath(uuid, None, "key", unbracket(unquote("/".join(parts[2:]))))
-    version = _VERSION_NAMES.get(parts[1])
+    uuid, place, rest = match.groups()
+    uuid = unbracket(unquote(uuid))
+    if place == "key":
+        return ApiPath(uuid, None, "key", unbracket(unquote(rest)))
+    version = _VERSION_NAMES.get(place)
     if version is None:
-        raise PathError(f"version {parts[1][:20]!a} is not spoken here; v0 to v4 are")
-    if parts[2] == "key" and len(parts) > 3:
-        return ApiPath(uuid, version, "key", unbracket(unquote("/".join(parts[3:]))))
-    if len(parts) > 3:
+        raise PathError(f"version {place[:20]!a} is not spoken here; v0 to v4 are")
+    if rest.startswith("key/") and len(rest) > 4:
+        return ApiPath(uuid, version, "key", unbracket(unquote(rest[4:])))
+    if "/" in rest:
         raise PathError("the path has to be /git-annex/UUID/VERSION/REQUEST")
-    return ApiPath(uuid, version, parts[2], None)
-
-
-_VERSION_NAMES = {f"v{version}": version for version in VERSIONS}
+    return ApiPath(uuid, version, rest, None)
 
 
 def request_path(uuid: str, version: int, request: str, **parameters: str | int | None) -> str:
@@ -196,13 +206,16 @@ def parse_lock_answer(body: bytes | str) -> LockAnswer:
     locked, lock_id, reason = answer.get("locked"), answer.get("lockid"), answer.get("reason")
     if not isinstance(locked, bool):
         raise ValueError('the answer has no "locked" that is true or false')
-    if locked and not (isinstance(lock_id, str) and lock_id):
+    if not locked:
+        return LockAnswer(False, None, reason if isinstance(reason, str) else None)
+    lock_id = unbracket(lock_id) if isinstance(lock_id, str) else ""
+    if not lock_id:
         raise ValueError('the answer says that it locked, but has no "lockid"')
-    return LockAnswer(
-        locked,
-        unbracket(lock_id) if isinstance(lock_id, str) else None,
-        reason if isinstance(reason, str) else None,
-    )
+    try:
+        lock_id.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise ValueError('the "lockid" is no text that could be sent back') from None
+    return LockAnswer(True, lock_id)
 
 
 def _object(body: bytes | str) -> dict[str, Any]:
@@ -218,7 +231,7 @@ def _object(body: bytes | str) -> dict[str, Any]:
 # -- keeplocked: a stream of unlock requests -------------------------------------------------------
 
 
-def parse_unlock_request(text: bytes | str) -> bool:
+def parse_unlock_request(text: bytes) -> bool:
     """Read one unlock request: whether it asks to unlock.
 
     :raises ValueError: it is not ``{"unlock": true}`` or ``{"unlock": false}``.
@@ -246,21 +259,27 @@ class UnlockStream:
 
         :raises ValueError: not a stream of unlock requests, or an object that does not end.
         """
-        self._rest += data
-        while rest := self._rest.lstrip(b" \t\r\n"):
-            end = rest.find(b"}") + 1
-            if rest[:1] != b"{":
-                raise ValueError('expected {"unlock": true} or {"unlock": false}')
-            if end > MAX_UNLOCK_REQUEST or (end == 0 and len(rest) > MAX_UNLOCK_REQUEST):
-                raise ValueError(f"a JSON object longer than {MAX_UNLOCK_REQUEST} bytes")
-            if end == 0:
-                break
-            # An unlock request holds no nested object or brace in a string, so the first closing
-            # brace ends it; whatever else stands before it is refused by the JSON parser.
-            request = parse_unlock_request(rest[:end])
-            self._rest = rest[end:]
-            yield request
-        self._rest = rest
+        rest = self._rest + data
+        begin = 0
+        try:
+            while begin < len(rest):
+                if rest[begin] in b" \t\r\n":
+                    begin += 1
+                    continue
+                if rest[begin] != ord("{"):
+                    raise ValueError('expected {"unlock": true} or {"unlock": false}')
+                # An unlock request holds no nested object and no brace in a string, so the first
+                # closing brace ends it; what else stands before that, the JSON parser refuses.
+                end = rest.find(b"}", begin) + 1
+                if (end or len(rest)) - begin > MAX_UNLOCK_REQUEST:
+                    raise ValueError(f"a JSON object longer than {MAX_UNLOCK_REQUEST} bytes")
+                if end == 0:
+                    break
+                request = parse_unlock_request(rest[begin:end])
+                begin = end
+                yield request
+        finally:
+            self._rest = rest[begin:]
 
     @property
     def unfinished(self) -> bool:

@@ -14,10 +14,10 @@ import anyio
 from locklane_client.key import Key
 from locklane_server.clock import Clock, boottime
 from locklane_server.locks import DEFAULT_LIMIT, Lock, LockManager, Refusal
-from locklane_server.repository import Repository
+from locklane_server.repository import Repository, RepositoryError
 
 SWEEP_SECONDS = 1.0
-"""How often what has expired is cleared from the disk. Decisions do not wait for it."""
+"""How often what has ended is cleared from the disk. Decisions do not wait for it."""
 
 _log = logging.getLogger(__name__)
 
@@ -99,10 +99,9 @@ class ServedRepository:
     async def restore(self) -> None:
         """Take over the locks that an earlier server gave out and that have not ended."""
         now = self.clock()
-        over = [
-            lock for lock in await self.repository.retained() if not self.manager.restore(lock, now)
-        ]
-        await self.repository.unlock_content(over)
+        for lock in await self.repository.retained():
+            if not self.manager.restore(lock, now):
+                await self.repository.unlock_content(lock)
         if len(self.manager):
             _log.info("%s: %d locks of an earlier server", self.uuid, len(self.manager))
 
@@ -118,7 +117,10 @@ class ServedRepository:
             return lock
         try:
             kept = await self.repository.lock_content(lock)
-        except BaseException:
+        except RepositoryError:
+            self.manager.unlock(lock.id, self.clock())
+            raise
+        except BaseException:  # which may have come after it was recorded
             with anyio.CancelScope(shield=True):
                 await self.unlock(lock)
             raise
@@ -143,7 +145,7 @@ class ServedRepository:
         self.manager.unlock(lock.id, self.clock())
         for other in tuple(self._holds.get(lock.id, ())):
             other.end("the lock has been unlocked by another request")
-        await self.repository.unlock_content([lock])
+        await self.repository.unlock_content(lock)
 
     async def remove(self, key: Key, *, before: float | None = None) -> Refusal | None:
         """Remove content, if nothing stands against it ("remove", "remove-before").
@@ -172,11 +174,11 @@ class ServedRepository:
         return sum(len(holds) for holds in self._holds.values())
 
     async def sweep(self) -> None:
-        """Clear from the disk what has expired."""
+        """Clear what has expired, and let the repository tidy up."""
         self.manager.expire(self.clock())
-        expired = self.manager.take_expired()
-        if expired:
-            await self.repository.unlock_content(expired)
+        for lock in self.manager.take_expired():
+            await self.repository.unlock_content(lock)
+        await self.repository.tidy()
 
     async def keep_sweeping(self) -> None:
         """:meth:`sweep` until cancelled."""

@@ -56,9 +56,12 @@ class Repository(Protocol):
         :raises RepositoryError: the retention cannot be recorded, so nothing was promised.
         """
 
-    async def unlock_content(self, locks: list[Lock]) -> None:
-        """Forget retentions, because the locks have ended. Never fails: what cannot be forgotten
-        ends by its time."""
+    async def unlock_content(self, lock: Lock) -> None:
+        """Forget a retention, because the lock has ended; on disk at the next :meth:`tidy`.
+        Never fails: what cannot be forgotten ends by its time."""
+
+    async def tidy(self) -> None:
+        """Do what could wait. Called about once a second, and never fails."""
 
     async def retained(self) -> list[Lock]:
         """The locks that an earlier process recorded and did not forget, in the time of this

@@ -37,9 +37,10 @@ _STORE_ENTRY = re.compile(r"[0-9a-f]{3}|tmp|\.locklane|lost\+found")
 
 
 def hash_directories(key: Key) -> tuple[str, str]:
-    """The two directories above a key's object: 3 + 3 hex digits of the key's md5."""
+    """The two directories above a key's object: 3 + 3 hex digits of the key's md5. Chunks lie
+    where the whole content would."""
     digest = hashlib.md5(
-        key.text.encode("utf-8", "surrogateescape"), usedforsecurity=False
+        key.whole.encode("utf-8", "surrogateescape"), usedforsecurity=False
     ).hexdigest()
     return digest[:3], digest[3:6]
 
@@ -145,16 +146,20 @@ class DirectoryRepository:
             raise RepositoryError(f"cannot record the lock on disk: {error}") from error
         return True
 
-    async def unlock_content(self, locks: list[Lock]) -> None:
+    async def unlock_content(self, lock: Lock) -> None:
+        self._retention.end(lock)
+
+    async def tidy(self) -> None:
         try:
-            self._retention.remove(locks)
+            self._retention.flush()
         except sqlite3.Error as error:
-            _log.warning("%d ended locks stay on disk until their time: %s", len(locks), error)
+            _log.warning("ended locks stay on disk, until their time if need be: %s", error)
 
     async def retained(self) -> list[Lock]:
         return self._retention.all()
 
     async def aclose(self) -> None:
+        await self.tidy()
         self._retention.close()
         os.close(self._serving)
 

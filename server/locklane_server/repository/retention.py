@@ -1,8 +1,8 @@
 """Retention on disk: the locks that must outlive the server, in SQLite.
 
-One row per lock that has not ended, written before the lock is promised and deleted when it ends,
-so that after ``kill -9`` a new server knows what the old one promised ("keeplocked": "even if the
-web server gets shut down, the content will remain locked").
+One row per lock that has not ended, written before the lock is promised and deleted soon after it
+ended, so that after ``kill -9`` a new server knows what the old one promised ("keeplocked": "even
+if the web server gets shut down, the content will remain locked").
 
 The write-ahead log is not synced at each commit: a row survives the death of the process and of
 anything but the machine itself. git-annex's own retention files are not synced either.
@@ -31,7 +31,9 @@ CREATE TABLE IF NOT EXISTS lock (
 """
 _ADD = "INSERT INTO lock VALUES (?, ?, ?, ?, ?, ?, ?)"
 _REMOVE = "DELETE FROM lock WHERE id = ?"
-_ALL = "SELECT id, key, owner, transport, locked_at, boot, locked_at_wall FROM lock"
+_ALL = "SELECT id, key, owner, transport, locked_at FROM lock"
+_FOREIGN = "SELECT id, locked_at_wall FROM lock WHERE boot <> ?"
+_ADOPT = "UPDATE lock SET locked_at = ?, boot = ?, locked_at_wall = ? WHERE id = ?"
 
 
 class Retention:
@@ -55,6 +57,7 @@ class Retention:
         self._clock = clock
         self._wall = wall
         self._boot = boot or boot_id()
+        self._ended: list[tuple[str]] = []
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
             self._database.execute("PRAGMA journal_mode = WAL")
@@ -65,56 +68,76 @@ class Retention:
             raise
 
     def add(self, lock: Lock) -> None:
-        """Record a lock.
+        """Record a lock, and forget those that have ended: one transaction is the price of both.
 
         :raises sqlite3.Error: it could not be recorded (a full disk, for example).
         """
         wall = self._wall() - (self._clock() - lock.locked_at)
-        self._database.execute(
-            _ADD,
-            (
-                lock.id,
-                lock.key.encode("utf-8", "surrogateescape"),
-                lock.owner.encode("utf-8", "surrogateescape"),
-                lock.transport,
-                lock.locked_at,
-                self._boot,
-                wall,
-            ),
+        row = (
+            lock.id,
+            lock.key.encode("utf-8", "surrogateescape"),
+            lock.owner.encode("utf-8", "surrogateescape"),
+            lock.transport,
+            lock.locked_at,
+            self._boot,
+            wall,
         )
+        self._write(row)
 
-    def remove(self, locks: list[Lock]) -> None:
-        """Forget locks.
+    def end(self, lock: Lock) -> None:
+        """The lock has ended; :meth:`add` or :meth:`flush` forgets it. Dying before that keeps it
+        for the rest of its time, which does no harm."""
+        self._ended.append((lock.id,))
 
-        :raises sqlite3.Error: they could not be forgotten; their time will end them.
+    def flush(self) -> None:
+        """Forget what has ended.
+
+        :raises sqlite3.Error: it could not be; another attempt may be made.
         """
-        if len(locks) == 1:
-            self._database.execute(_REMOVE, (locks[0].id,))
-        elif locks:
-            self._database.execute("BEGIN")
-            with self._database:
-                self._database.executemany(_REMOVE, [(lock.id,) for lock in locks])
+        if self._ended:
+            self._write(None)
+
+    def _write(self, row: tuple[object, ...] | None) -> None:
+        database, ended = self._database, self._ended
+        if not ended:
+            database.execute(_ADD, row or ())
+            return
+        database.execute("BEGIN")
+        try:
+            database.executemany(_REMOVE, ended)
+            if row is not None:
+                database.execute(_ADD, row)
+            database.execute("COMMIT")
+        except BaseException:
+            if database.in_transaction:  # some errors end it by themselves
+                database.execute("ROLLBACK")
+            raise
+        ended.clear()
 
     def all(self) -> list[Lock]:
         """The locks recorded, with ``locked_at`` in the time of the clock as it runs now.
 
         Within one run of the machine the monotonic clock decides. Across a restart of it only the
         wall clock can tell how long a lock has been held; if that was set back, the lock counts
-        as new, so it is never ended too early, nor kept for longer than one retention.
+        as new, so it is never ended too early. That is decided once for each lock and recorded, so
+        nor is it kept for longer than one retention.
+
+        :raises sqlite3.Error: the records cannot be read or written.
         """
         now, wall = self._clock(), self._wall()
+        for lock_id, locked_at_wall in self._database.execute(_FOREIGN, (self._boot,)).fetchall():
+            age = max(0.0, wall - locked_at_wall)
+            self._database.execute(_ADOPT, (now - age, self._boot, wall - age, lock_id))
         return [
             Lock(
                 lock_id,
                 key.decode("utf-8", "surrogateescape"),
                 owner.decode("utf-8", "surrogateescape"),
                 transport,
-                locked_at if boot == self._boot else now - max(0.0, wall - locked_at_wall),
+                locked_at,
                 holds=0,
             )
-            for lock_id, key, owner, transport, locked_at, boot, locked_at_wall in (
-                self._database.execute(_ALL)
-            )
+            for lock_id, key, owner, transport, locked_at in self._database.execute(_ALL)
         ]
 
     def close(self) -> None:
