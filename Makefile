@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help compare test lint types bench-core clean
+.PHONY: help compare test lint types bench-core reference clean
 .DEFAULT_GOAL := help
 
 help:  ## Show what can be made
@@ -32,5 +32,12 @@ types: $(INSTALLED)  ## Static types
 bench-core: $(INSTALLED)  ## How fast and how small the lock manager is
 	$(BIN)/python -m locklane_bench.lockcore
 
+build/python-library: $(INSTALLED)
+	$(BIN)/python -m locklane_bench.sample $@
+
+reference: build/python-library  ## Make the reference report again, from a git-annex repository
+	$(BIN)/locklane compare --keys-from build/python-library --concurrency 1,8,16 --report reports/reference
+
 clean:  ## Remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	test ! -d build || chmod -R u+w build
+	rm -rf build $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from locklane_bench import compare
-from locklane_bench.annexdrop import git_annex
 from locklane_bench.children import ChildError, LoadChild, ServerChild
+from locklane_bench.gitannex import AnnexRepository
 from locklane_bench.keys import KeysError, from_repository, made, put_into_store
 from locklane_bench.orders import Order
 from locklane_bench.results import ClientCounts, RelayCounts, Results, Run, Settings, read
@@ -28,33 +28,17 @@ def locklane(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def annex(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def annex(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A real git-annex repository with 12 files, two of them of one content."""
     top = tmp_path_factory.mktemp("annex")
-    repository = top / "photos"
-    repository.mkdir()
-    environment = os.environ | {
-        "HOME": str(top),
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_AUTHOR_NAME": "t",
-        "GIT_AUTHOR_EMAIL": "t@t.invalid",
-        "GIT_COMMITTER_NAME": "t",
-        "GIT_COMMITTER_EMAIL": "t@t.invalid",
-    }
+    repository = AnnexRepository(top / "photos", top)
+    repository.directory.mkdir()
     for number in range(12):
-        (repository / f"a:b&c%{number}.txt").write_text(f"content {max(1, number)}\n")
-    for command in ("init", "annex init", "annex add .", "commit -m files"):
-        subprocess.run(
-            ["git", *command.split()],
-            cwd=repository,
-            env=environment,
-            check=True,
-            capture_output=True,
-        )
-    yield repository
-    for directory, _, __ in os.walk(repository):
-        os.chmod(directory, 0o755)  # noqa: PTH101
+        name = repository.directory / f"a:b&c%{number}.txt"
+        name.write_text(f"content {max(1, number)}\n")
+    repository.make()
+    yield repository.directory
+    repository.make_removable()
 
 
 @pytest.fixture(scope="module")
@@ -220,15 +204,7 @@ def test_a_server_that_is_not_there_is_told_in_a_sentence(annex: Path, tmp_path:
 
 
 def test_the_keys_of_a_repository_are_those_that_git_annex_finds(annex: Path) -> None:
-    assert git_annex() is not None
-    listed = subprocess.run(
-        [BIN / "git-annex", "find", "--format=${key}\\n"],
-        cwd=annex,
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"HOME": str(annex.parent)},
-    ).stdout.split()
+    listed = AnnexRepository(annex, annex.parent).git("annex", "find", "--format=${key}\\n").split()
     assert [source.key.text for source in from_repository(annex)] == sorted(set(listed))
     assert len(from_repository(annex, 3)) == 3
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from locklane_bench import annexdrop, procfs
 from locklane_bench.children import ChildError, LoadChild, RelayChild, ServerChild
+from locklane_bench.gitannex import GitAnnexError
 from locklane_bench.keys import Source, put_into_store
 from locklane_bench.orders import Order
 from locklane_bench.results import AnnexDrop, RelayCounts, Results, Run, Settings, Via
@@ -167,7 +168,7 @@ class Comparison:
     def annex_drop(self) -> AnnexDrop:
         """The real ``git annex drop`` against the server that was started here."""
         if self._server is None:
-            raise annexdrop.AnnexDropError("it is only made against a server started here")
+            raise GitAnnexError("it is only made against a server started here")
         return annexdrop.measure(self._server, self._store, ANNEX_FILES)
 
     def _order(self, step: Step) -> Order:
@@ -220,7 +221,7 @@ def compare(
         drop, missing = None, None
         try:
             drop = comparison.annex_drop()
-        except annexdrop.AnnexDropError as error:
+        except GitAnnexError as error:
             missing = str(error)
         progress("done", len(todo) + 1, len(todo) + 1)
     return Results(
