@@ -9,10 +9,11 @@ from contextlib import AsyncExitStack
 from importlib.metadata import EntryPoint, entry_points, version
 from typing import Any
 
+import anyio
 import click
 
 from locklane_client.client import Client
-from locklane_client.errors import LocklaneError, LockLost
+from locklane_client.errors import LocklaneError, LockLost, LockRefused
 from locklane_client.loop import run
 from locklane_client.transports import TRANSPORTS
 
@@ -110,7 +111,7 @@ def lock(url: str, keys: tuple[str, ...], transport: str, uuid: str | None, time
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     try:
-        run(_hold(client, keys))
+        run(_hold(client, tuple(dict.fromkeys(keys))))
     except* LockLost as lost:
         raise click.ClickException("lost: " + _sentences(lost)) from lost
     except* LocklaneError as errors:
@@ -131,14 +132,31 @@ def _sentences(errors: BaseExceptionGroup[BaseException]) -> str:
 
 async def _hold(client: Client, keys: tuple[str, ...]) -> None:
     interrupted = asyncio.Event()
+    everything = anyio.CancelScope()
+    acquiring = True
+
+    def interrupt() -> None:
+        interrupted.set()
+        if acquiring:
+            everything.cancel("interrupted")
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, interrupted.set)
-    async with client, AsyncExitStack() as held:
-        for key in dict.fromkeys(keys):
-            await held.enter_async_context(client.lock(key))
-            click.echo(f"locked {key}", err=True)
-        click.echo(f"holding {len(set(keys))} locks over {client.connections_opened} connections")
-        sys.stdout.flush()
-        await interrupted.wait()
+        loop.add_signal_handler(number, interrupt)
+    with everything:
+        async with client, AsyncExitStack() as held:
+            for key in keys:
+                try:
+                    await held.enter_async_context(client.lock(key))
+                except LockRefused as error:
+                    raise LockRefused(f"{key}: {error}") from error
+                click.echo(f"locked {key}", err=True)
+            acquiring = False
+            count, connections = len(keys), client.connections_opened
+            click.echo(
+                f"holding {count} lock{'s' * (count != 1)} "
+                f"over {connections} connection{'s' * (connections != 1)}"
+            )
+            sys.stdout.flush()
+            await interrupted.wait()
     click.echo("unlocked")

@@ -47,8 +47,10 @@ class Lock:
         assert self.lost is not None
         return self.lost
 
-    def _lose(self, reason: str) -> None:
+    def _lose(self, reason: str, retained: bool) -> None:
         self.lost = reason
+        if not retained:
+            self._retained_until = 0.0
         self._ended.set()
         if self._interrupt:
             self._scope.cancel(reason)
@@ -107,6 +109,7 @@ class Client:
             keep_interval,
         )
         self._transport = TRANSPORTS[transport](self._session)
+        self._held: dict[Lock, Hold] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -120,8 +123,14 @@ class Client:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close every connection. Holds that are still open end as a crash would end them."""
+        """Close every connection. Holds that are still open end as a crash would end them, and
+        are lost to their holders."""
         with anyio.CancelScope(shield=True):
+            while self._held:
+                lock, hold = self._held.popitem()
+                if lock.lost is None:
+                    lock._lose("the client was closed", True)
+                await hold.abandon()
             await self._session.aclose()
 
     @property
@@ -165,9 +174,10 @@ class Client:
         key = key if isinstance(key, Key) else Key.parse(key)
         lock = Lock(key, _clock() + RETENTION, interrupt)
         hold = await self._session.with_version(
-            lambda: self._transport.acquire(key.text, lock._lose)
+            lambda version: self._transport.acquire(key.text, version, lock._lose)
         )
         lock.lock_id = hold.lock_id
+        self._held[lock] = hold
         try:
             with lock._scope:
                 yield lock
@@ -175,6 +185,8 @@ class Client:
             # The body's own error is what the caller has to see.
             await self._end(lock, hold, quiet=True)
             raise
+        finally:
+            self._held.pop(lock, None)
         await self._end(lock, hold, quiet=False)
 
     async def _end(self, lock: Lock, hold: Hold, *, quiet: bool) -> None:
@@ -184,7 +196,7 @@ class Client:
                 try:
                     await hold.unlock()
                 except LocklaneError as error:
-                    lock.lost = str(error)
+                    lock._lose(str(error), True)
         if lock.lost is not None and not quiet:
             raise LockLost(lock.lost, lock.retained_for)
 

@@ -15,7 +15,8 @@ class LockRefused(LocklaneError):
 class LockLost(LocklaneError):
     """The hold ended before the holder asked for it, or nobody confirmed that it is over.
 
-    The server keeps the content locked for what remains of its ten minutes ("lockcontent").
+    Unless the server said that the lock itself is over, it keeps the content locked for what
+    remains of its ten minutes ("lockcontent").
     """
 
     def __init__(self, reason: str, retained_for: float) -> None:

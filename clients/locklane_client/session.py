@@ -19,6 +19,10 @@ from .wire import VERSIONS, request_path
 
 T = TypeVar("T")
 
+Lost = Callable[[str, bool], None]
+"""What a hold calls when it is lost: why, and whether the server may still be keeping the content
+for the rest of its ten minutes (it has not said otherwise)."""
+
 MAX_ANSWER = 64 * 1024
 """Longest answer read, in bytes; every answer of the API that is not content is far shorter."""
 
@@ -90,14 +94,20 @@ class Session:
         self.counts.connections_opened += 1
         self.counts.round_trips += 2 if self.address.tls else 1
 
-    def url(self, request: str, **parameters: str | int | None) -> str:
+    def url(self, request: str, version: int, **parameters: str | int | None) -> str:
         """Path and query of a request, to be put behind ``address.http_base``."""
         return request_path(
-            self.address.uuid, self.version, request, **parameters, clientuuid=self.client_uuid
+            self.address.uuid, version, request, **parameters, clientuuid=self.client_uuid
         )
 
     async def post(
-        self, request: str, *, body: Any = None, wait: float | None = None, **parameters: str
+        self,
+        request: str,
+        version: int,
+        *,
+        body: Any = None,
+        wait: float | None = None,
+        **parameters: str,
     ) -> bytes:
         """Send a POST and read the answer.
 
@@ -108,7 +118,7 @@ class Session:
         :raises ProtocolViolation: any other answer than 200, or one that is too long.
         """
         self.counts.requests += 1
-        url = URL(self.address.http_base + self.url(request, **parameters), encoded=True)
+        url = URL(self.address.http_base + self.url(request, version, **parameters), encoded=True)
         try:
             async with (
                 asyncio.timeout(wait),
@@ -118,8 +128,12 @@ class Session:
                 while not response.content.at_eof() and len(text) <= MAX_ANSWER:
                     text += await response.content.read(MAX_ANSWER + 1 - len(text))
                 self.counts.round_trips += 1
+        except aiohttp.ServerTimeoutError as error:
+            raise ServerUnreachable(
+                f"no connection with {self.address} within {self.connect_timeout:g} s"
+            ) from error
         except TimeoutError as error:
-            raise ServerUnreachable(f"{self.address} did not answer within {wait:g} s") from error
+            raise ServerUnreachable(f"{self.address} did not answer within {wait} s") from error
         except aiohttp.ClientSSLError as error:
             raise ServerUnreachable(f"no TLS connection with {self.address}: {error}") from error
         except aiohttp.ClientConnectorError as error:
@@ -153,22 +167,21 @@ class Session:
             case _:
                 return ProtocolViolation(message)
 
-    async def with_version(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Make an attempt, with an earlier version of the protocol for as long as the server
-        answers 404 ("protocol version"). What was found is kept for the next time.
+    async def with_version(self, attempt: Callable[[int], Awaitable[T]]) -> T:
+        """Make an attempt with the best version of the protocol, and with an earlier one for as
+        long as the server answers 404 ("protocol version"). What was found is kept for the next
+        attempt; those under way go on with theirs.
 
         :raises ServerUnreachable: no version is served there for this repository.
         """
-        first = self.version
-        for version in VERSIONS:
-            if version > first:
-                continue
-            self.version = version
+        for version in range(self.version, VERSIONS[-1] - 1, -1):
             try:
-                return await attempt()
+                done = await attempt(version)
             except VersionNotServed as error:
                 refused = error
-        self.version = first
+            else:
+                self.version = min(self.version, version)
+                return done
         raise ServerUnreachable(
             f"{refused}; no version of the API is served there for this repository"
         ) from refused

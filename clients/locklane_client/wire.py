@@ -180,12 +180,20 @@ def lock_answer(lock_id: str) -> bytes:
     return dumps({"locked": True, "lockid": bracket(lock_id)})
 
 
-def not_locked_answer(reason: str | None = None) -> bytes:
+def not_locked_answer(reason: str | None = None, *, retained: bool = False) -> bytes:
     """The answer of ``lockcontent`` when it refuses, and of ``keeplocked`` when the hold is over.
 
-    ``reason`` is an addition of Locklane's, a sentence for a person; git-annex passes over it.
+    Two members are an addition of Locklane's, which git-annex passes over.
+
+    :param reason: a sentence for a person.
+    :param retained: the hold is over, but the content stays locked for the rest of its time.
     """
-    return dumps({"locked": False} if reason is None else {"locked": False, "reason": reason})
+    answer: dict[str, Any] = {"locked": False}
+    if reason is not None:
+        answer["reason"] = reason
+    if retained:
+        answer["retained"] = True
+    return dumps(answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +203,8 @@ class LockAnswer:
     locked: bool
     lock_id: str | None = None
     reason: str | None = None
+    retained: bool = False
+    """Not locked any more by this hold, but for the rest of its ten minutes."""
 
 
 def parse_lock_answer(body: bytes | str) -> LockAnswer:
@@ -207,7 +217,11 @@ def parse_lock_answer(body: bytes | str) -> LockAnswer:
     if not isinstance(locked, bool):
         raise ValueError('the answer has no "locked" that is true or false')
     if not locked:
-        return LockAnswer(False, None, reason if isinstance(reason, str) else None)
+        return LockAnswer(
+            False,
+            reason=reason if isinstance(reason, str) else None,
+            retained=answer.get("retained") is True,
+        )
     lock_id = unbracket(lock_id) if isinstance(lock_id, str) else ""
     if not lock_id:
         raise ValueError('the answer says that it locked, but has no "lockid"')

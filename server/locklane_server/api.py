@@ -6,6 +6,7 @@ that answers it. Lock requests belong to the transports (:mod:`locklane_server.t
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
@@ -20,17 +21,22 @@ from locklane_server.served import ServedRepository
 _log = logging.getLogger(__name__)
 
 
+_NONE: Mapping[str, str] = {}
+
+
 class ApiError(Exception):
     """A request that cannot be answered with what it asked for.
 
     :param status: HTTP status.
     :param sentence: for a person; git-annex shows it, because it goes out as the reason phrase.
+    :param headers: to be sent with it.
     """
 
-    def __init__(self, status: int, sentence: str) -> None:
+    def __init__(self, status: int, sentence: str, headers: Mapping[str, str] = _NONE) -> None:
         super().__init__(sentence)
         self.status = status
         self.sentence = sentence
+        self.headers = headers
 
     def response(self) -> web.Response:
         phrase = " ".join(self.sentence.split()).encode("ascii", "replace").decode("ascii")
@@ -38,7 +44,7 @@ class ApiError(Exception):
             status=self.status,
             reason=phrase[:200],
             body=wire.dumps({"error": self.sentence}),
-            headers={hdrs.CONTENT_TYPE: wire.JSON_TYPE},
+            headers={hdrs.CONTENT_TYPE: wire.JSON_TYPE, **self.headers},
         )
 
 
@@ -127,10 +133,31 @@ class Api:
         self._methods: dict[str, list[str]] = {}
         for method, name in self._handlers:
             self._methods.setdefault(name, []).append(method)
+        self._in_progress = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._stopping = False
+
+    async def stop(self) -> None:
+        """Refuse new requests; returns when those in progress are answered."""
+        self._stopping = True
+        await self._idle.wait()
 
     async def __call__(self, http: web.BaseRequest) -> web.StreamResponse:
         """Answer a request; nothing that a client sends gets an exception out of here."""
+        self._in_progress += 1
+        self._idle.clear()
         try:
+            return await self._answer(http)
+        finally:
+            self._in_progress -= 1
+            if not self._in_progress:
+                self._idle.set()
+
+    async def _answer(self, http: web.BaseRequest) -> web.StreamResponse:
+        try:
+            if self._stopping:
+                raise ApiError(503, "the server is stopping", {hdrs.CONNECTION: "close"})
             request, handler = self._understand(http)
             return await handler(request)
         except ApiError as error:
@@ -155,7 +182,8 @@ class Api:
             methods = self._methods.get(path.request)
             if methods is None:
                 raise ApiError(404, f"no request {path.request[:40]!a} is served here")
-            raise ApiError(405, f"{path.request} takes {' or '.join(methods)}")
+            allow = {"Allow": ", ".join(methods)}
+            raise ApiError(405, f"{path.request} takes {' or '.join(methods)}", allow)
         return ApiRequest(http, served, path, query), handler
 
 

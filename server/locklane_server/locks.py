@@ -19,7 +19,9 @@ A lock, as in the design page's "lockcontent" and "keeplocked"::
 - LIVE: at least one hold is open. The ten minutes do not end it.
 - Any number of locks may be on one key. While there is one, the key cannot be removed; while the
   key is being removed, it cannot be locked ("remove").
-- An id, once ended, means nothing any more, and is never given out again.
+- An id, once ended, means nothing any more, and is never given out again. (A server that is
+  killed may forget an unlock of its last second: then the lock is RETAINED for the rest of its
+  time, which does no harm.)
 """
 
 from __future__ import annotations

@@ -33,10 +33,14 @@ class Hold:
         self.lock = lock
         self.ended: str | None = None
         """Why the hold ended without its own unlock, in a sentence for the client."""
+        self.retained = False
+        """With :attr:`ended`: the lock is not over with it."""
         self._served = served
         self._unlocked = False
         self._scope = anyio.CancelScope()
         served._holds.setdefault(lock.id, set()).add(self)
+        if served._stopping is not None:
+            self.end(served._stopping, retained=True)
 
     def __enter__(self) -> Hold:
         self._scope.__enter__()
@@ -66,10 +70,10 @@ class Hold:
         self._leave()
         await self._served.unlock(self.lock)
 
-    def end(self, reason: str) -> None:
-        """End the hold from elsewhere."""
+    def end(self, reason: str, *, retained: bool) -> None:
+        """End the hold from elsewhere; ``retained``: but not the lock."""
         if self.ended is None and not self._unlocked:
-            self.ended = reason
+            self.ended, self.retained = reason, retained
             self._scope.cancel(reason)
 
 
@@ -91,6 +95,7 @@ class ServedRepository:
         self.locks_refused: Counter[Refusal] = Counter()
         """Locks refused so far, by reason."""
         self._holds: dict[str, set[Hold]] = {}
+        self._stopping: str | None = None
 
     @property
     def uuid(self) -> str:
@@ -144,7 +149,7 @@ class ServedRepository:
         """End a lock, and every other hold on it."""
         self.manager.unlock(lock.id, self.clock())
         for other in tuple(self._holds.get(lock.id, ())):
-            other.end("the lock has been unlocked by another request")
+            other.end("the lock has been unlocked by another request", retained=False)
         await self.repository.unlock_content(lock)
 
     async def remove(self, key: Key, *, before: float | None = None) -> Refusal | None:
@@ -154,6 +159,8 @@ class ServedRepository:
         :raises RepositoryError: the disk does not let it be removed.
         """
         refusal = self.manager.begin_removal(key.text, self.clock(), before=before)
+        if refusal is Refusal.TOO_LATE and not await self.repository.present(key):
+            return None  # as git-annex has it: what is not there has been removed
         if refusal is not None:
             return refusal
         try:
@@ -163,10 +170,11 @@ class ServedRepository:
         return None
 
     def end_holds(self, reason: str) -> None:
-        """Tell every holder that its hold is over; retention goes on."""
+        """Tell every holder, and who comes after, that its hold is over; retention goes on."""
+        self._stopping = reason
         for holds in tuple(self._holds.values()):
             for hold in tuple(holds):
-                hold.end(reason)
+                hold.end(reason, retained=True)
 
     @property
     def holds(self) -> int:

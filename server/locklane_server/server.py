@@ -10,6 +10,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
+import anyio
 from aiohttp import web
 
 from locklane_client.wire import DEFAULT_PORT
@@ -26,6 +27,9 @@ BACKLOG = 4096
 
 GRACE_SECONDS = 5.0
 """How long requests in progress may take to end when the server stops."""
+
+CLEANUP_SECONDS = 1.0
+"""How long what is still in progress after that may take to notice that it is cancelled."""
 
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 """A peer that does not answer for 60 + 4 × 15 s is gone (tcp(7))."""
@@ -85,7 +89,7 @@ class Server:
             for served in self.repositories:
                 await served.restore()
             self._http = _CountingServer(self._api, access_log=None, keepalive_timeout=IDLE_SECONDS)
-            self._runner = web.ServerRunner(self._http, shutdown_timeout=GRACE_SECONDS)
+            self._runner = web.ServerRunner(self._http, shutdown_timeout=CLEANUP_SECONDS)
             await self._runner.setup()
             listening = _listen(self.host, self.port)
             self.port = listening.getsockname()[1]
@@ -110,7 +114,11 @@ class Server:
         for served in self.repositories:
             if served.holds:
                 _log.info("%s: %d holds end; their locks stay", served.uuid, served.holds)
-            served.end_holds("the server is stopping; the content stays locked until its time")
+            served.end_holds("the server is stopping")
+        # Before aiohttp's own clean-up, which stops listening to clients at once: their side of a
+        # websocket's closing handshake would never be heard.
+        with anyio.move_on_after(GRACE_SECONDS):
+            await self._api.stop()
         await self._close()
 
     async def _close(self) -> None:

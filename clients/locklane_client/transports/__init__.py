@@ -6,10 +6,9 @@ does; :mod:`locklane_client.client` makes ``async with client.lock(key)`` of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar, Protocol
 
-from locklane_client.session import Session
+from locklane_client.session import Lost, Session
 
 from .longpoll import LongPoll
 from .websocket import Websocket
@@ -38,11 +37,12 @@ class Transport(Protocol):
 
     def __init__(self, session: Session) -> None: ...
 
-    async def acquire(self, key: str, lost: Callable[[str], None]) -> Hold:
+    async def acquire(self, key: str, version: int, lost: Lost) -> Hold:
         """Take a lock and begin to hold it.
 
-        :param lost: called at most once, with the reason, as soon as the hold is known to have
-            ended without :meth:`Hold.unlock` having been called.
+        :param version: of the protocol, for all requests of this hold.
+        :param lost: called at most once, as soon as the hold is known to have ended without
+            :meth:`Hold.unlock` having been called.
         :raises LockRefused: the server does not lock, with its reason.
         :raises VersionNotServed: 404; the caller may try an earlier version.
         :raises LocklaneError: as in :mod:`locklane_client.errors`.

@@ -8,11 +8,11 @@ git-annex does: nothing answers a ``keeplocked`` before its end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import ClassVar
 
 from locklane_client.errors import LocklaneError, LockRefused, ProtocolViolation
-from locklane_client.session import Session
+from locklane_client.session import Lost, Session
 from locklane_client.wire import KEEP, UNLOCK, LockAnswer, parse_lock_answer
 
 
@@ -24,14 +24,13 @@ class LongPoll:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    async def acquire(self, key: str, lost: Callable[[str], None]) -> LongPollHold:
+    async def acquire(self, key: str, version: int, lost: Lost) -> LongPollHold:
         session = self._session
-        answer = _read(
-            "lockcontent", await session.post("lockcontent", key=key, wait=session.answer_timeout)
-        )
+        body = await session.post("lockcontent", version, key=key, wait=session.answer_timeout)
+        answer = _read("lockcontent", body)
         if answer.lock_id is None:
             raise LockRefused(answer.reason or "the server did not lock the content")
-        hold = LongPollHold(session, answer.lock_id, lost)
+        hold = LongPollHold(session, version, answer.lock_id, lost)
         try:
             await hold.sent
         except BaseException:
@@ -43,7 +42,7 @@ class LongPoll:
 class LongPollHold:
     """A ``keeplocked`` in progress."""
 
-    def __init__(self, session: Session, lock_id: str, lost: Callable[[str], None]) -> None:
+    def __init__(self, session: Session, version: int, lock_id: str, lost: Lost) -> None:
         self.lock_id: str | None = lock_id
         self.sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the first object is on its way, or the hold has ended already."""
@@ -52,7 +51,7 @@ class LongPollHold:
         self._unlock_asked = asyncio.Event()
         self._ended = False
         self._request = asyncio.create_task(
-            session.post("keeplocked", lockid=lock_id, body=self._unlock_requests())
+            session.post("keeplocked", version, lockid=lock_id, body=self._unlock_requests())
         )
         self._request.add_done_callback(self._request_ended)
 
@@ -80,13 +79,13 @@ class LongPollHold:
             return  # unlock() has the outcome
         self._ended = True
         if error is not None:
-            self._lost(str(error))
+            self._lost(str(error), True)
             return
         try:
             answer = _read("keeplocked", request.result())
-            self._lost(answer.reason or "the server ended the hold")
+            self._lost(answer.reason or "the server ended the hold", answer.retained)
         except LocklaneError as violation:
-            self._lost(str(violation))
+            self._lost(str(violation), True)
 
     async def unlock(self) -> None:
         self._unlock_asked.set()

@@ -11,19 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import (
     ConnectionClosed,
-    InvalidHandshake,
     InvalidStatus,
     WebSocketException,
 )
 
 from locklane_client.errors import LocklaneError, LockRefused, ProtocolViolation, ServerUnreachable
-from locklane_client.session import MAX_ANSWER, Session
+from locklane_client.session import MAX_ANSWER, Lost, Session
 from locklane_client.wire import UNLOCK, LockAnswer, parse_lock_answer
 
 
@@ -34,9 +32,10 @@ class Websocket:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._connection = _counting(session)
 
-    async def acquire(self, key: str, lost: Callable[[str], None]) -> WebsocketHold:
-        socket = await self._open(key)
+    async def acquire(self, key: str, version: int, lost: Lost) -> WebsocketHold:
+        socket = await self._open(key, version)
         try:
             async with asyncio.timeout(self._session.answer_timeout):
                 answer = await _receive(self._session, socket)
@@ -56,7 +55,7 @@ class Websocket:
             raise
         return WebsocketHold(self._session, socket, answer.lock_id, lost)
 
-    async def _open(self, key: str) -> ClientConnection:
+    async def _open(self, key: str, version: int) -> ClientConnection:
         session = self._session
         address = session.address
         session.counts.requests += 1
@@ -64,11 +63,13 @@ class Websocket:
         if address.authorization:
             options["additional_headers"] = {"Authorization": address.authorization}
         try:
-            socket = await connect(
-                address.websocket_base + session.url("lockcontent", key=key),
+            socket = await _Connect(
+                address.websocket_base + session.url("lockcontent", version, key=key),
+                create_connection=self._connection,
                 compression=None,
                 open_timeout=session.connect_timeout,
-                close_timeout=session.connect_timeout,
+                # How long a socket on which a ping went unanswered is kept, too.
+                close_timeout=min(session.connect_timeout, session.keep_interval),
                 ping_interval=session.keep_interval,
                 ping_timeout=session.keep_interval,
                 max_size=MAX_ANSWER,
@@ -76,7 +77,6 @@ class Websocket:
                 **options,
             )
         except InvalidStatus as error:
-            session.count_connection()
             session.counts.round_trips += 1
             status = error.response.status_code
             if status in (200, 400, 405, 426, 501):
@@ -89,12 +89,15 @@ class Websocket:
             raise ServerUnreachable(
                 f"no websocket with {address} within {session.connect_timeout:g} s"
             ) from error
-        except (InvalidHandshake, WebSocketException) as error:
+        except WebSocketException as error:
+            if isinstance(error.__cause__, (EOFError, OSError)):
+                raise ServerUnreachable(
+                    f"the connection with {address} broke: {error.__cause__}"
+                ) from error
             raise ProtocolViolation(f"{address} did not upgrade to a websocket: {error}") from error
         except (OSError, EOFError) as error:
             why = getattr(error, "strerror", None) or error or type(error).__name__
             raise ServerUnreachable(f"no connection with {address}: {why}") from error
-        session.count_connection()
         session.counts.round_trips += 1
         return socket
 
@@ -107,7 +110,7 @@ class WebsocketHold:
         session: Session,
         socket: ClientConnection,
         lock_id: str,
-        lost: Callable[[str], None],
+        lost: Lost,
     ) -> None:
         self.lock_id: str | None = lock_id
         self._session = session
@@ -125,8 +128,11 @@ class WebsocketHold:
         if self._ended:
             return  # unlock() has the outcome
         self._ended = True
-        reason = str(error) if error else answer.result().reason or "the server ended the hold"
-        self._lost(reason)
+        if error is not None:
+            self._lost(str(error), True)
+        else:
+            said = answer.result()
+            self._lost(said.reason or "the server ended the hold", said.retained)
         self._session.in_background(_close(self._socket))
 
     async def unlock(self) -> None:
@@ -158,6 +164,22 @@ class WebsocketHold:
         self._answer.cancel()
         await asyncio.wait([self._answer])
         await _drop(self._socket)
+
+
+class _Connect(connect):
+    """Does not follow redirects: a lock is taken at the address that was given, or not at all."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
+
+
+def _counting(session: Session) -> type[ClientConnection]:
+    class Counted(ClientConnection):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            session.count_connection()
+            super().connection_made(transport)
+
+    return Counted
 
 
 async def _receive(session: Session, socket: ClientConnection) -> LockAnswer:

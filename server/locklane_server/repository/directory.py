@@ -187,7 +187,7 @@ def _refuse_what_is_no_store(directory: Path) -> None:
         return
     except NotADirectoryError:
         raise RepositoryError(f"{directory} is not a directory") from None
-    if ".git" in entries or {"annex", "objects"} <= set(entries):
+    if ".git" in entries or {"HEAD", "objects", "refs"} <= set(entries):
         raise RepositoryError(
             f"{directory} is a git repository; --store takes an empty directory, an earlier store "
             "or the directory of a git-annex directory special remote"

@@ -38,10 +38,10 @@ class LongPoll:
     async def _keeplocked(self, request: ApiRequest) -> web.StreamResponse:
         hold = request.served.keep(request.required("lockid"))
         if isinstance(hold, Refusal):
-            return _over(hold.value)
+            return json_answer(wire.not_locked_answer(hold.value))
         with hold:
             await _wait_for_unlock(request.http, hold)
-        return _over(hold.ended)
+        return json_answer(wire.not_locked_answer(hold.ended, retained=hold.retained))
 
 
 async def _wait_for_unlock(http: web.BaseRequest, hold: Hold) -> None:
@@ -62,7 +62,3 @@ async def _wait_for_unlock(http: web.BaseRequest, hold: Hold) -> None:
     raise ApiError(
         400, 'keeplocked: the body ended without {"unlock": true}; the lock stays until its time'
     )
-
-
-def _over(reason: str | None) -> web.Response:
-    return json_answer(wire.not_locked_answer(reason))

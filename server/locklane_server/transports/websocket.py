@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, hdrs, web
 
 from locklane_client import wire
 from locklane_server.api import ApiError, ApiRequest, Requests
@@ -27,7 +27,7 @@ HEARTBEAT_SECONDS = 20.0
 MAX_MESSAGE = wire.MAX_UNLOCK_REQUEST
 """Longest message from the client, in bytes; a longer one closes with 1009."""
 
-CLOSE_SECONDS = 5.0
+CLOSE_SECONDS = 2.0
 """How long to wait for the client's side of the closing handshake."""
 
 
@@ -48,7 +48,11 @@ class Websocket:
             timeout=CLOSE_SECONDS, max_msg_size=MAX_MESSAGE, autoping=False, compress=False
         )
         if not socket.can_prepare(request.http):
-            raise ApiError(426, "GET lockcontent is a websocket: ask for an upgrade, or POST")
+            raise ApiError(
+                426,
+                "GET lockcontent is a websocket: ask for an upgrade, or POST",
+                {hdrs.UPGRADE: "websocket", hdrs.CONNECTION: "Upgrade"},
+            )
         await socket.prepare(request.http)
         try:
             lock = await request.served.lock(key, owner, self.name, live=True)
@@ -61,7 +65,7 @@ class Websocket:
             await _send(socket, wire.lock_answer(lock.id))
             await _wait_for_unlock(socket, request.http, hold)
         if hold.ended is not None:
-            await _send(socket, wire.not_locked_answer(hold.ended))
+            await _send(socket, wire.not_locked_answer(hold.ended, retained=hold.retained))
             await _close(socket, WSCloseCode.GOING_AWAY, hold.ended)
         return socket
 
