@@ -20,7 +20,7 @@ compare: $(INSTALLED)  ## Price the lock transports per dropped file and write a
 	$(BIN)/locklane compare $(ARGS)
 
 test: $(INSTALLED) lint types  ## Lint, types and all tests
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses=auto --dist=loadscope $(ARGS)
 
 lint: $(INSTALLED)  ## Style
 	$(BIN)/ruff check .
