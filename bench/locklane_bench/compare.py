@@ -134,7 +134,8 @@ class Comparison:
             procfs.reset_peak_memory(server.pid)
         relayed = relay.counts() if relay else None
         cpu = procfs.cpu_seconds(server.pid) if server else None
-        began, opened = time.monotonic(), procfs.tcp_passive_opens()
+        waiting = None if port is None or relay else procfs.time_wait(port)
+        opened = procfs.tcp_passive_opens()
         with ExitStack() as watching:
             peak = watching.enter_context(procfs.PeakDescriptors(server.pid)) if server else None
             outcome = self._load.carry_out(order)
@@ -161,8 +162,8 @@ class Comparison:
             server_peak_memory_kib=procfs.peak_memory_kib(server.pid) if server else None,
             server_peak_descriptors=peak.peak if peak else None,
             time_wait=None
-            if port is None or relay
-            else procfs.time_wait(port, within_s=time.monotonic() - began),
+            if port is None or waiting is None
+            else len(procfs.time_wait(port) - waiting),
         )
 
     def annex_drop(self) -> AnnexDrop:
