@@ -27,6 +27,9 @@ from locklane_client.address import Address
 WARM_UP_FILES = 50
 """Drops over each transport before the first round, which nobody counts."""
 
+PAUSE_SECONDS = 0.1
+"""Before each run, so that what the one before left in TIME_WAIT is told from its own by age."""
+
 SETTLE_SECONDS = 5.0
 """How long connections may take to be closed on both sides after a run."""
 
@@ -134,8 +137,8 @@ class Comparison:
             procfs.reset_peak_memory(server.pid)
         relayed = relay.counts() if relay else None
         cpu = procfs.cpu_seconds(server.pid) if server else None
-        waiting = None if port is None or relay else procfs.time_wait(port)
-        opened = procfs.tcp_passive_opens()
+        time.sleep(PAUSE_SECONDS)
+        began, opened = time.monotonic(), procfs.tcp_passive_opens()
         with ExitStack() as watching:
             peak = watching.enter_context(procfs.PeakDescriptors(server.pid)) if server else None
             outcome = self._load.carry_out(order)
@@ -161,9 +164,7 @@ class Comparison:
             server_cpu_ms=(procfs.cpu_seconds(server.pid) - cpu) * 1000 if server and cpu else None,
             server_peak_memory_kib=procfs.peak_memory_kib(server.pid) if server else None,
             server_peak_descriptors=peak.peak if peak else None,
-            time_wait=None
-            if port is None or waiting is None
-            else len(procfs.time_wait(port) - waiting),
+            time_wait=None if port is None or relay else procfs.time_wait(port, since=began),
         )
 
     def annex_drop(self) -> AnnexDrop:

@@ -18,6 +18,12 @@ from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Self
 
+TIME_WAIT_S = 60.0
+"""How long Linux keeps a socket in TIME_WAIT (TCP_TIMEWAIT_LEN, include/net/tcp.h)."""
+
+_TICKS_S = 0.03
+"""What the kernel's timers may be off by: some of its ticks."""
+
 _PROC = Path("/proc")
 _TIME_WAIT = "06"  # TCP_TIME_WAIT, include/net/tcp_states.h
 _RESET_PEAK = "5"  # CLEAR_REFS_MM_HIWATER_RSS, fs/proc/task_mmu.c
@@ -73,19 +79,23 @@ def tcp_active_opens() -> int:
     return _snmp("ActiveOpens")
 
 
-def time_wait(port: int) -> set[tuple[str, str]]:
-    """The sockets in TIME_WAIT on loopback whose port is this one, at either end, as pairs of
-    addresses in the kernel's spelling (``Documentation/networking/proc_net_tcp.rst``).
+def time_wait(port: int, since: float | None = None) -> int:
+    """Sockets in TIME_WAIT on loopback whose port is this one, at either end
+    (``Documentation/networking/proc_net_tcp.rst``).
 
-    They stay there for 60 s, so what a measurement left behind is what was not there before it.
+    :param since: count only those that came into it after this, in s of ``time.monotonic()``.
     """
-    found = set()
+    found = set()  # the kernel may list a socket twice while the table changes
     ours = f":{port:04X}"
     for line in _tcp_sockets():
-        _, local, remote, state, *_ = line.split(maxsplit=4)
-        if state == _TIME_WAIT and (local.endswith(ours) or remote.endswith(ours)):
+        _, local, remote, state, _queues, timer, *_ = line.split(maxsplit=6)
+        if state != _TIME_WAIT or not (local.endswith(ours) or remote.endswith(ours)):
+            continue
+        left_s = int(timer.partition(":")[2], 16) / os.sysconf("SC_CLK_TCK")
+        began = time.monotonic() - (TIME_WAIT_S - left_s)
+        if since is None or began >= since - _TICKS_S:
             found.add((local, remote))
-    return {pair for pair in found if _is_loopback(pair[0].partition(":")[0])}
+    return sum(_is_loopback(local.partition(":")[0]) for local, _ in found)
 
 
 class PeakDescriptors:

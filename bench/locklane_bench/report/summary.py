@@ -90,7 +90,7 @@ class Comparison:
     """None where no round has both."""
     by_round: list[tuple[int, float]]
     tie: bool
-    """The ranges of the two overlap: the rounds do not tell them apart."""
+    """Neither was faster in every round: the rounds do not tell them apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,15 +266,16 @@ def _comparisons(
             [run for run in runs if _is(run, server, transport, concurrency)],
             [run for run in runs if _is(run, server, baseline, concurrency)],
         )
+        ratio = spread(value for _, value in by_round)
         compared.append(
             Comparison(
                 server=server,
                 transport=transport,
                 baseline=baseline,
                 concurrency=concurrency,
-                ratio=spread(value for _, value in by_round),
+                ratio=ratio,
                 by_round=by_round,
-                tie=rate.overlaps(base),
+                tie=ratio is not None and ratio.low <= 1 <= ratio.high,
             )
         )
     return compared

@@ -115,7 +115,7 @@ def comparison_table(summary: Summary) -> Table | None:
             Cell(f"{each.concurrency:,}"),
             cell(each.ratio, times_form),
             Cell(", ".join(times_form(value) for _, value in each.by_round) or UNKNOWN),
-            Cell("tie: ranges overlap" if each.tie else _faster(each.ratio)),
+            Cell("tie" if each.tie else _faster(each.ratio)),
         ]
         for each in summary.comparisons
     ]
@@ -184,7 +184,9 @@ def counts_table(summary: Summary) -> Table | None:
         "TCP connections as each side counted them, all rounds added up",
         [*head, "Runs that agree"],
         _grouped(rows),
-        ["The kernel counts every program on the machine, so it may count more than the others."],
+        [
+            "The kernel counts what is accepted in the network namespace that the comparison had to itself."
+        ],
     )
 
 

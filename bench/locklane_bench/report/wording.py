@@ -211,20 +211,13 @@ def _ratio_sentence(pair: list[Comparison], summary: Summary) -> str:
         ]
         if won:
             parts.append(_won(won, winner, loser, forward))
-    ties = [each for each in pair if each.tie]
-    if ties:
-        where = listed([f"{each.concurrency:,}" for each in ties])
-        ranges = ""
-        if len(ties) == 1:
-            values = [
-                f"{name} {_range(found.drops_per_s)}"
-                for name in (two, one)
-                if (found := summary.at(ties[0].server, name, ties[0].concurrency))
-            ]
-            ranges = f" ({listed(values)} files per second)"
-        parts.append(
-            f"{where} at a time, {two} and {one} tie: the ranges of their rounds overlap{ranges}"
-        )
+    for each in pair:
+        if each.tie and each.ratio:
+            low, high = times_form(each.ratio.low), times_form(each.ratio.high)
+            parts.append(
+                f"{at_a_time(each.concurrency)} they tie: from round to round {one} dropped "
+                f"{low} to {high} times as many as {two}"
+            )
     said = "; ".join(parts)
     return said[:1].upper() + said[1:] + "."
 
@@ -510,8 +503,8 @@ def reading(summary: Summary) -> list[str]:
         "1.000 connections per dropped file means a new TCP connection for every file. 0.008 means "
         "8 connections for 1,000 files.",
         "p50 is the latency that half of the drops did not exceed; p99, all but one in a hundred.",
-        "Two transports tie where the ranges of their rounds overlap: then these rounds do not "
-        "tell which is faster.",
+        "Two transports tie where neither was faster in every round, the two being compared within "
+        "each round: then these rounds do not tell which is faster.",
         "These figures are of this machine, this network and this load. Over a longer line every "
         "round trip counts for more; repeat the comparison there.",
     ]
