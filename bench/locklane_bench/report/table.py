@@ -184,9 +184,7 @@ def counts_table(summary: Summary) -> Table | None:
         "TCP connections as each side counted them, all rounds added up",
         [*head, "Runs that agree"],
         _grouped(rows),
-        [
-            "The kernel counts what is accepted in the network namespace that the comparison had to itself."
-        ],
+        ["The kernel counts for the network namespace that the comparison had to itself."],
     )
 
 
