@@ -381,7 +381,7 @@ async def test_it_serves_async_programs_on_their_own_loop() -> None:
 
 def spawn(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "locklane_bench.relay", *arguments],
+        [sys.executable, "-m", "locklane_bench.relayprocess", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -438,7 +438,7 @@ def test_the_process_refuses_what_is_no_target(target: str) -> None:
 
 def test_the_process_refuses_an_input_that_it_cannot_wait_for() -> None:
     said = subprocess.run(
-        [sys.executable, "-m", "locklane_bench.relay", "--target", f"{HOST}:1"],
+        [sys.executable, "-m", "locklane_bench.relayprocess", "--target", f"{HOST}:1"],
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -451,7 +451,7 @@ def test_the_process_refuses_an_input_that_it_cannot_wait_for() -> None:
 def test_the_help_shows_an_example() -> None:
     with spawn("--help") as process:
         said, _ = process.communicate(timeout=BOUND_S)
-    assert "$ python -m locklane_bench.relay --target" in said
+    assert "$ python -m locklane_bench.relayprocess --target" in said
 
 
 def test_the_handle_counts_retargets_and_ends_its_process(server: socket.socket) -> None:

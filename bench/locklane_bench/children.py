@@ -165,7 +165,7 @@ class RelayChild(Child):
     def __init__(self, target_host: str, target_port: int) -> None:
         target = f"[{target_host}]" if ":" in target_host else target_host
         super().__init__(
-            ["locklane_bench.relay", "--target", f"{target}:{target_port}"], "the relay"
+            ["locklane_bench.relayprocess", "--target", f"{target}:{target_port}"], "the relay"
         )
 
     def _greet(self) -> None:

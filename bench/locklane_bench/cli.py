@@ -17,17 +17,8 @@ from locklane_bench.compare import compare as make_comparison
 from locklane_bench.keys import KeysError, Source, from_repository, made
 from locklane_bench.results import Results, Settings
 from locklane_client.address import Address
+from locklane_client.options import Names
 from locklane_client.transports import TRANSPORTS
-
-
-def _transports(_: click.Context, __: click.Parameter, value: str) -> list[str]:
-    names = [name.strip() for name in value.split(",") if name.strip()]
-    for name in names:
-        if name not in TRANSPORTS:
-            raise click.BadParameter(f"no transport {name!r}; there are {', '.join(TRANSPORTS)}")
-    if not names:
-        raise click.BadParameter(f"name at least one of {', '.join(TRANSPORTS)}")
-    return list(dict.fromkeys(names))
 
 
 def _concurrency(_: click.Context, __: click.Parameter, value: str) -> list[int]:
@@ -57,7 +48,7 @@ Examples:
     "--transports",
     default=",".join(TRANSPORTS),
     show_default=True,
-    callback=_transports,
+    type=Names(TRANSPORTS, "transport"),
     metavar="NAME,…",
     help="Lock transports to compare.",
 )

@@ -13,7 +13,6 @@ import logging
 import select
 import socket
 import struct
-import sys
 from typing import Self, cast
 
 from locklane_bench.results import RelayCounts
@@ -283,9 +282,3 @@ class _ResetWatch:
     def close(self) -> None:
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
-
-
-if __name__ == "__main__":
-    from locklane_bench.relayprocess import main
-
-    sys.exit(main())

@@ -23,7 +23,7 @@ from locklane_client.loop import new_event_loop
 
 EXAMPLE = """\
 example:
-  $ python -m locklane_bench.relay --target 127.0.0.1:9417
+  $ python -m locklane_bench.relayprocess --target 127.0.0.1:9417
   {"port": 40123}
   counts
   {"connections": 2, "bytes_up": 1830, "bytes_down": 2412, "open": 1}
@@ -50,7 +50,7 @@ class Address(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m locklane_bench.relay",
+        prog="python -m locklane_bench.relayprocess",
         description="Relay connections from a free port of 127.0.0.1, and count them and their "
         "bytes. Says its port, then answers each line of standard input ('counts', or 'target "
         "HOST:PORT' for connections to come) by one line of JSON, until standard input ends.",
@@ -114,3 +114,7 @@ def _can_be_waited_for(stream: TextIO) -> bool:
 def _say(answer: dict[str, object]) -> None:
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

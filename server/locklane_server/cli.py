@@ -13,6 +13,7 @@ import click
 from aiohttp import web
 
 from locklane_client.loop import run
+from locklane_client.options import Names
 from locklane_client.wire import DEFAULT_PORT, bracket
 from locklane_server import metrics
 from locklane_server.locks import DEFAULT_LIMIT
@@ -21,16 +22,6 @@ from locklane_server.repository.directory import DirectoryRepository
 from locklane_server.served import ServedRepository
 from locklane_server.server import Server
 from locklane_server.transports import TRANSPORTS
-
-
-def _transports(_: click.Context, __: click.Parameter, value: str) -> list[str]:
-    names = [name.strip() for name in value.split(",") if name.strip()]
-    for name in names:
-        if name not in TRANSPORTS:
-            raise click.BadParameter(f"no transport {name!r}; there are {', '.join(TRANSPORTS)}")
-    if not names:
-        raise click.BadParameter(f"name at least one of {', '.join(TRANSPORTS)}")
-    return list(dict.fromkeys(names))
 
 
 def _address(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, int] | None:
@@ -71,7 +62,7 @@ Examples:
     "--transports",
     default=",".join(TRANSPORTS),
     show_default=True,
-    callback=_transports,
+    type=Names(TRANSPORTS, "transport"),
     metavar="NAME,…",
     help="Lock transports to offer.",
 )
