@@ -383,6 +383,8 @@ def client(transport: str) -> Callable[..., Client]:
     return make
 
 
+MakeClient = Callable[..., Client]
+
 Answer = tuple[int, dict[str, Any]]
 
 
@@ -457,3 +459,9 @@ class Line:
         """Cut every connection, as a crash would; new ones are passed on."""
         for end in tuple(self._ends):
             end.transport.abort()
+
+
+async def until_interrupted() -> None:
+    """The body of a holder: waits to be interrupted; fails if nobody does."""
+    await asyncio.sleep(BOUND)
+    raise AssertionError("the holder was not interrupted")

@@ -79,7 +79,7 @@ def test_serve_without_a_store_is_2() -> None:
     ("options", "says"),
     [
         (["--transports", "pigeon"], "no transport 'pigeon'; there are longpoll"),
-        (["--transports", ","], "name at least one of longpoll"),
+        (["--transports", ","], "name at least one transport of longpoll"),
         (["--port", "65536"], "--port"),
         (["--lockedfiles", "0"], "--lockedfiles"),
         (["--metrics", "9418"], "write HOST:PORT"),

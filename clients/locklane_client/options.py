@@ -7,7 +7,7 @@ from collections.abc import Collection
 import click
 
 
-class Names(click.ParamType):
+class Names(click.ParamType[list[str]]):
     """Some of a list of names, separated by commas; the value is a list without repeats.
 
     :param known: the names that there are.
