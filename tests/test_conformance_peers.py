@@ -24,6 +24,7 @@ from conftest import (
     MakeClient,
     Serve,
     ServerProcess,
+    eventually,
     free_port,
     remove,
     until_interrupted,
