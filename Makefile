@@ -37,6 +37,7 @@ build/python-library: $(INSTALLED)
 
 reference: build/python-library  ## Make the reference report again, from a git-annex repository
 	$(BIN)/locklane compare --keys-from build/python-library --concurrency 1,8,16 --report reports/reference
+	$(BIN)/python -m locklane_bench.readme reports/reference/report.md README.md
 
 clean:  ## Remove the environment and caches
 	test ! -d build || chmod -R u+w build

@@ -18,6 +18,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
+from uuid import uuid4
 
 import aiohttp
 import pytest
@@ -107,9 +108,10 @@ def put(store: Path, content: bytes, key: Key | None = None) -> Key:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """An empty store's directory."""
+    """An empty store's directory, with a UUID."""
     directory = tmp_path / "store"
-    directory.mkdir()
+    (directory / ".locklane").mkdir(parents=True)
+    (directory / ".locklane" / "uuid").write_text(f"{uuid4()}\n")
     return directory
 
 

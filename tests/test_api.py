@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import os
 import re
 import subprocess
@@ -330,9 +331,16 @@ def test_a_git_repository_is_no_store(tmp_path: Path, bare: bool) -> None:
     assert sorted(directory.iterdir()) == before
 
 
-def test_a_store_keeps_its_uuid(store: Path) -> None:
+@pytest.mark.parametrize("uuid", ["", "foo/bar", "a b", "../x", "[Zm9v]", "a\nb", "ä"])
+def test_what_is_no_uuid_is_refused_before_the_store_is_made(uuid: str, tmp_path: Path) -> None:
+    with pytest.raises(RepositoryError, match="no UUID"):
+        DirectoryRepository.open(tmp_path / "new", uuid=uuid)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_store_keeps_its_uuid(tmp_path: Path) -> None:
     def open_as(uuid: str | None) -> str:
-        repository = DirectoryRepository.open(store, uuid=uuid)
+        repository = DirectoryRepository.open(tmp_path / "new", uuid=uuid)
         repository._retention.close()
         os.close(repository._serving)
         return repository.uuid
@@ -371,8 +379,8 @@ def test_what_git_annex_made_read_only_can_be_removed_by_who_is_not_root() -> No
                 path.unlink()
 
             async def remove_it() -> None:
-                repository = DirectoryRepository.open(store)
-                await repository.remove(key)
+                repository = DirectoryRepository.open(store, uuid="u")
+                await repository.remove(key, before=None)
                 await repository.aclose()
 
             asyncio.run(remove_it())
@@ -436,7 +444,12 @@ async def test_a_directory_special_remote_can_be_served(annex: Annex, tmp_path: 
         "encryption=none",
     )  # fmt: skip
     annex.run("git", "annex", "copy", "-q", "--to", name)
-    process = ServerProcess(store)
+    uuid = json.loads(annex.run("git", "annex", "info", "--json", "--fast", name))["uuid"]
+    with pytest.raises(
+        RepositoryError, match="--uuid"
+    ):  # under another, one copy would count twice
+        DirectoryRepository.open(store)
+    process = ServerProcess(store, "--uuid", uuid)
     with process:
         for key, content in annex.contents.items():
             assert await post(process.url, "checkpresent", key=key.text) == (200, {"present": True})
@@ -450,6 +463,26 @@ async def test_a_directory_special_remote_can_be_served(annex: Annex, tmp_path: 
     assert not annex.finds(first, name)
     for key in annex.contents:
         assert key == first or annex.finds(key, name)
+
+
+def test_a_special_remote_with_chunks_is_refused(annex: Annex, tmp_path: Path) -> None:
+    store = tmp_path / "special"
+    store.mkdir()
+    name = f"chunks{os.getpid()}"
+    annex.run(
+        "git", "annex", "initremote", "-q", name, "type=directory", f"directory={store}",
+        "encryption=none", "chunk=5",
+    )  # fmt: skip
+    annex.run("git", "annex", "copy", "-q", "--to", name)
+    with pytest.raises(RepositoryError, match="in chunks"):
+        DirectoryRepository.open(store, uuid="u")
+
+
+def test_an_encrypted_special_remote_is_refused(tmp_path: Path) -> None:
+    name = "GPGHMACSHA1--0f3e2d1c0b9a89786756453423120102030405"  # as git-annex names its keys
+    (tmp_path / "special" / "0ab" / "1cd" / name).mkdir(parents=True)
+    with pytest.raises(RepositoryError, match="encrypted"):
+        DirectoryRepository.open(tmp_path / "special", uuid="u")
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """The ceiling: a bare aiohttp application that answers the two long-poll requests without thinking.
 
-No key is looked at, nothing is locked. What the same client gets from this is the most that any
-server on aiohttp can give it.
+No key is looked at, nothing is locked. A server that does the work on aiohttp cannot well give the
+same client more than this.
 """
 
 from __future__ import annotations

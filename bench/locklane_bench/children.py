@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
+import uuid as uuids
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -122,6 +123,7 @@ class ServerChild(Child):
     def locklane(cls, store: Path, transports: list[str]) -> ServerChild:
         """The real server on a store, counting."""
         command = ["locklane_client", "serve", "--store", str(store), "--wideopen"]
+        command += ["--uuid", str(uuids.uuid4())]
         command += ["--port", "0", "--metrics", "127.0.0.1:0", "--transports", ",".join(transports)]
         return cls(command, "locklane serve")
 

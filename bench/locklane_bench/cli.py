@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from contextlib import suppress
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -39,7 +41,7 @@ Examples:
     locklane compare
   With the keys of a git-annex repository, up to 16 at a time:
     locklane compare --keys-from ~/annex --files 2000 --concurrency 1,8,16
-  Another server (git annex p2phttp, say), which has these keys:
+  Another server (say "git annex p2phttp -J2 --wideopen") that has these keys:
     locklane compare --transports longpoll --keys-from ~/annex \\
         --url annex+http://annex.example.org:9417/git-annex/UUID
 """,
@@ -126,7 +128,9 @@ def compare(
 
     The unit is one dropped file: take a lock, have it confirmed, think, unlock. Prints a table of
     the cost per dropped file, and writes report.html, report.md, results.json and results.csv.
+    Ends with 1 if a drop failed.
     """
+    _need_packages()
     address = None
     if url is not None:
         try:
@@ -162,7 +166,21 @@ def compare(
         results = _measure(settings, sources, address, console)
     except ChildError as error:
         raise click.ClickException(str(error)) from error
+    finally:
+        with suppress(OSError):  # it is not empty: it was there before
+            directory.rmdir()
     _show(results, directory, console)
+    failures = sum(run.failures for run in results.runs)
+    if failures:
+        raise click.ClickException(f"{failures} drops failed, for example: {results.failure}")
+
+
+def _need_packages() -> None:
+    for package in ("locust", "matplotlib", "jinja2"):
+        if find_spec(package) is None:
+            raise click.ClickException(
+                f"'locklane compare' needs the package {package}: pip install 'locklane[bench]'"
+            )
 
 
 def _sources(keys_from: Path | None, files: int) -> tuple[list[Source], str]:
@@ -207,10 +225,12 @@ def _measure(
 def _show(results: Results, directory: Path, console: Console) -> None:
     # matplotlib takes a second to import, and only this needs it.
     from locklane_bench import report
+    from locklane_bench.report.summary import summarise
     from locklane_bench.report.table import terminal_table
+    from locklane_bench.report.wording import cautions
 
     written = report.write(results, directory)
     console.print(terminal_table(results))
-    for sentence in results.disagreements:
-        console.print(f"Counts differ: {sentence}", style="bold", soft_wrap=True)
+    for sentence in [*cautions(results, summarise(results)), *results.disagreements]:
+        console.print(f"Caution: {sentence}", style="bold", soft_wrap=True)
     console.print(f"report: {written[0]}", soft_wrap=True)

@@ -57,11 +57,22 @@ def steps(settings: Settings, server: str) -> Iterator[Step]:
         for concurrency in settings.concurrency:
             for transport in settings.transports:
                 yield Step(server, transport, concurrency, "direct", number)
-            if CEILING_TRANSPORT in settings.transports:
+            if has_ceiling(settings):
                 yield Step("bare", CEILING_TRANSPORT, concurrency, "direct", number)
         for concurrency in settings.concurrency:
             for transport in settings.transports:
                 yield Step(server, transport, concurrency, "relay", number)
+
+
+def has_ceiling(settings: Settings) -> bool:
+    """Whether the bare server says something: not of a server elsewhere, nor where the load waits
+    for something else than the server."""
+    return (
+        CEILING_TRANSPORT in settings.transports
+        and settings.url is None
+        and settings.rate is None
+        and settings.think_time_s == 0
+    )
 
 
 class Comparison:
@@ -78,11 +89,14 @@ class Comparison:
     ) -> None:
         self.settings = settings
         self._external = external
+        self.failure: str | None = None
+        """What went wrong with a drop that failed."""
         self._keys = [source.key.text for source in sources]
         self._sources = sources
         self._store = store
         self._stack = ExitStack()
         self._server: ServerChild | None = None
+        self._bare: ServerChild | None = None
 
     def __enter__(self) -> Comparison:
         with ExitStack() as stack:
@@ -92,9 +106,10 @@ class Comparison:
                     ServerChild.locklane(self._store, self.settings.transports)
                 )
                 self._address = Address.parse(self._server.address)
+                if has_ceiling(self.settings):
+                    self._bare = stack.enter_context(ServerChild.bare())
             else:
                 self._address = self._external
-            self._bare = stack.enter_context(ServerChild.bare())
             self._relay = stack.enter_context(RelayChild(self._address.host, self._address.port))
             self._load = stack.enter_context(LoadChild())
             self._stack = stack.pop_all()
@@ -117,8 +132,11 @@ class Comparison:
 
         :raises ChildError: not one of them could be dropped.
         """
-        for transport in self.settings.transports:
-            order = self._order(Step(self.server_name, transport, 1, "direct", 0))
+        servers = [(self.server_name, transport) for transport in self.settings.transports]
+        if self._bare:
+            servers.append(("bare", CEILING_TRANSPORT))
+        for server, transport in servers:
+            order = self._order(Step(server, transport, 1, "direct", 0))
             outcome = self._load.carry_out(replace(order, files=WARM_UP_FILES, rate=None))
             if len(outcome.failures) == WARM_UP_FILES:
                 raise ChildError(
@@ -142,6 +160,7 @@ class Comparison:
         with ExitStack() as watching:
             peak = watching.enter_context(procfs.PeakDescriptors(server.pid)) if server else None
             outcome = self._load.carry_out(order)
+        self.failure = next(iter(outcome.failures), self.failure)
         opened = procfs.tcp_passive_opens() - opened
         if relay is not None:
             _settle(relay)
@@ -174,12 +193,8 @@ class Comparison:
         return annexdrop.measure(self._server, self._store, ANNEX_FILES)
 
     def _order(self, step: Step) -> Order:
-        if step.server == "bare":
-            address = Address.parse(self._bare.address)
-        elif step.via == "relay":
-            address = replace(self._address, host="127.0.0.1", port=self._relay.port)
-        else:
-            address = self._address
+        bare = Address.parse(self._bare.address) if self._bare else None
+        address = bare if bare and step.server == "bare" else self._address
         settings = self.settings
         return Order(
             url=address.url,
@@ -189,6 +204,7 @@ class Comparison:
             concurrency=step.concurrency,
             think_time_s=settings.think_time_s,
             rate=settings.rate,
+            relay_port=self._relay.port if step.via == "relay" else None,
         )
 
 
@@ -234,6 +250,7 @@ def compare(
         machine=procfs.machine() | {"network": _network(kernel_is_ours)},
         versions=versions(),
         runs=runs,
+        failure=comparison.failure,
         annex_drop=drop,
         annex_drop_missing=missing,
         disagreements=[sentence for run in runs if (sentence := disagreement(run))],

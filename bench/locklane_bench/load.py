@@ -18,6 +18,7 @@ from locklane_bench.orders import Order, Outcome
 from locklane_bench.results import ClientCounts
 from locklane_bench.users import DropUser, Plan, PlannedEnvironment
 from locklane_client import Client
+from locklane_client.loop import use_all_descriptors
 
 
 class _ComparedUser(DropUser):
@@ -64,11 +65,13 @@ def carry_out(order: Order, loop: EventLoopThread) -> Outcome:
 
 
 async def _open(order: Order) -> Client:
-    return Client(order.url, transport=order.transport)
+    via = None if order.relay_port is None else ("127.0.0.1", order.relay_port)
+    return Client(order.url, transport=order.transport, via=via)
 
 
 def main() -> None:
     """Take orders until there are no more."""
+    use_all_descriptors()
     with EventLoopThread() as loop:
         for line in sys.stdin:
             try:

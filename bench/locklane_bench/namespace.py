@@ -28,19 +28,41 @@ def enter() -> str | None:
 
     :returns: ``None`` if it was done; else why not, and nothing has changed.
     """
+    # There is no way back from half of it, so a child process tries it first.
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(read)
+            _enter()
+            os._exit(0)
+        except OSError as error:
+            os.write(write, str(error.strerror or error).encode())
+        finally:
+            os._exit(1)
+    os.close(write)
+    with os.fdopen(read, encoding="utf-8") as answer:
+        why = answer.read()
+    _, status = os.waitpid(child, 0)
+    if status != 0:
+        return why or "the attempt failed"
+    _enter()
+    return None
+
+
+def _enter() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     user, group = os.getuid(), os.getgid()
-    as_root = libc.unshare(_CLONE_NEWNET) == 0
-    if not as_root and libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) != 0:
-        return os.strerror(ctypes.get_errno())
-    if not as_root:
+    if libc.unshare(_CLONE_NEWNET) != 0:
+        if libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
         # Without a mapping, files made here would belong to nobody (user_namespaces(7)).
         with suppress(FileNotFoundError):
             Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
         Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
     _loopback_up()
-    return None
 
 
 def _loopback_up() -> None:

@@ -21,6 +21,8 @@ class Order:
     concurrency: int
     think_time_s: float = 0.0
     rate: float | None = None
+    relay_port: int | None = None
+    """Port on 127.0.0.1 of the relay to go through, if any."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import json
 import os
-import resource
 import stat
 import sys
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from dataclasses import asdict
 from typing import NamedTuple, TextIO
 
 from locklane_bench.relay import Relay
-from locklane_client.loop import new_event_loop
+from locklane_client.loop import new_event_loop, use_all_descriptors
 
 EXAMPLE = """\
 example:
@@ -63,8 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     target = parser.parse_args(arguments).target
     if not _can_be_waited_for(sys.stdin):
         parser.error("standard input must be a pipe, a socket or a terminal")
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection takes two descriptors
+    use_all_descriptors()
     with suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(serve(target))
         return 0

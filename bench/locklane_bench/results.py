@@ -147,6 +147,8 @@ class Results:
     """Processor, cores, memory, kernel, and the like, in the order to print."""
     versions: dict[str, str]
     runs: list[Run] = field(default_factory=list)
+    failure: str | None = None
+    """What went wrong with one of the drops that failed; None if none did."""
     annex_drop: AnnexDrop | None = None
     annex_drop_missing: str | None = None
     """Why there is no ``annex_drop``, where there is none."""

@@ -108,6 +108,8 @@ class DropUser(User):
             latency = plan.loop.call(drop(plan.client, key, plan.think_time, due))
         except LocklaneError as error:
             failure = error
+        except Exception as error:  # a fault of ours: say so, and let nobody wait for this drop
+            failure = RuntimeError(f"{type(error).__name__}: {error}")
         self._report(plan, latency, failure, began)
         plan.ended(latency, None if failure is None else str(failure))
 

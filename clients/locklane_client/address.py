@@ -10,8 +10,8 @@ from urllib.parse import quote, urlsplit
 from .wire import DEFAULT_PORT, bracket, unbracket, unquote
 
 _SCHEMES = {"annex+http": "http", "annex+https": "https", "http": "http", "https": "https"}
-_LOGIN = re.compile(r"//[^/]*@")
-"""What no message may show."""
+_LOGIN = re.compile(r"^([a-z+]*:/*)?.*@", re.DOTALL | re.IGNORECASE)
+"""What no message may show: all before the last @, whatever a mistake has made of it."""
 _FORM = "annex+http://HOST:9417/git-annex/UUID"
 
 
@@ -34,7 +34,7 @@ class Address:
 
     def __str__(self) -> str:
         """The address without the credentials, fit for messages and logs."""
-        return f"annex+{self.scheme}://{self._authority}{self.base}{bracket(self.uuid)}"
+        return f"annex+{self.scheme}://{self.authority}{self.base}{bracket(self.uuid)}"
 
     @property
     def url(self) -> str:
@@ -43,21 +43,22 @@ class Address:
         if self.user is not None:
             login = f"{_quote(self.user)}:{_quote(self.password or '')}@"
         uuid = _quote(bracket(self.uuid))
-        return f"annex+{self.scheme}://{login}{self._authority}{self.base}{uuid}"
+        return f"annex+{self.scheme}://{login}{self.authority}{self.base}{uuid}"
 
     @property
-    def _authority(self) -> str:
+    def authority(self) -> str:
+        """``host:port``, as in the ``Host`` header."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def http_base(self) -> str:
         """``http://host:port/…/git-annex/``."""
-        return f"{self.scheme}://{self._authority}{self.base}"
+        return f"{self.scheme}://{self.authority}{self.base}"
 
     @property
     def websocket_base(self) -> str:
         """``ws://host:port/…/git-annex/``, or ``wss``."""
-        return f"ws{self.scheme[4:]}://{self._authority}{self.base}"
+        return f"ws{self.scheme[4:]}://{self.authority}{self.base}"
 
     @property
     def tls(self) -> bool:
@@ -84,12 +85,15 @@ class Address:
         :raises ValueError: the URL cannot be one of the API's, or no UUID is known; the message
             says what to write.
         """
-        shown = repr(_LOGIN.sub("//", url))
+        shown = repr(_LOGIN.sub(r"\1", url))
         try:
             parts = urlsplit(url)
             scheme, host, port = _SCHEMES.get(parts.scheme), parts.hostname, parts.port
-        except ValueError as error:
-            raise ValueError(f"{shown} cannot be read ({error}); write {_FORM}") from None
+        except ValueError:  # whose text may hold a part of the password
+            raise ValueError(
+                f"{shown} cannot be read; write {_FORM}, with any of /?#@: in a user or password "
+                "as %2F %3F %23 %40 %3A"
+            ) from None
         if scheme is None or not host:
             raise ValueError(f"{shown} is no address of a git-annex HTTP server; write {_FORM}")
         if port is None:

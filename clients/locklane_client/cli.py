@@ -14,7 +14,7 @@ import click
 
 from locklane_client.client import Client
 from locklane_client.errors import LocklaneError, LockLost, LockRefused
-from locklane_client.loop import run
+from locklane_client.loop import run, use_all_descriptors
 from locklane_client.transports import TRANSPORTS
 
 
@@ -110,6 +110,7 @@ def lock(url: str, keys: tuple[str, ...], transport: str, uuid: str | None, time
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    use_all_descriptors()
     try:
         run(_hold(client, tuple(dict.fromkeys(keys))))
     except* LockLost as lost:

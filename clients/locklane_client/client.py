@@ -13,7 +13,7 @@ from typing import Self
 import anyio
 
 from .address import Address
-from .errors import LocklaneError, LockLost
+from .errors import HoldEnded, LocklaneError, LockLost
 from .key import Key
 from .session import Counts, Session
 from .transports import TRANSPORTS, Hold
@@ -74,6 +74,8 @@ class Client:
     :param answer_timeout: seconds to wait for an answer, over 0. A hold itself has no limit.
     :param keep_interval: seconds after which an idle hold shows that it is alive, over 0. A peer
         that vanished is noticed within about twice that, where the transport can tell.
+    :param via: host and port to connect to in the place of the URL's: a tunnel or a relay. The
+        server is still spoken to, and its certificate checked, under the URL's name.
     :raises ValueError: the URL, the transport's name or a number cannot be used.
 
     One client may hold any number of locks at once. It belongs to one event loop.
@@ -90,6 +92,7 @@ class Client:
         connect_timeout: float = 10.0,
         answer_timeout: float = 30.0,
         keep_interval: float = 20.0,
+        via: tuple[str, int] | None = None,
     ) -> None:
         if transport not in TRANSPORTS:
             raise ValueError(f"no transport {transport!r}; there are {', '.join(TRANSPORTS)}")
@@ -107,6 +110,7 @@ class Client:
             connect_timeout,
             answer_timeout,
             keep_interval,
+            via,
         )
         self._transport = TRANSPORTS[transport](self._session)
         self._held: dict[Lock, Hold] = {}
@@ -195,8 +199,11 @@ class Client:
             if lock.lost is None:
                 try:
                     await hold.unlock()
+                except HoldEnded as ended:
+                    lock._lose(str(ended), ended.retained)
                 except LocklaneError as error:
-                    lock._lose(str(error), True)
+                    # Who knows whether the server got the request?
+                    lock._lose(f"nobody confirmed the unlock: {error}", False)
         if lock.lost is not None and not quiet:
             raise LockLost(lock.lost, lock.retained_for)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -17,6 +18,14 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
         return asyncio.new_event_loop()
     loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
     return loop
+
+
+def use_all_descriptors() -> int:
+    """Raise this process's limit of descriptors as far as the system lets it; returns the limit.
+    Every connection takes one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return most
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

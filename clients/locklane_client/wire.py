@@ -26,8 +26,6 @@ DEFAULT_PORT = 9417
 
 JSON_TYPE = "application/json;charset=utf-8"
 
-REALM = 'Basic realm="git-annex", charset="UTF-8"'
-
 MAX_UNLOCK_REQUEST = 4096
 """Longest JSON object accepted in a stream of unlock requests, in bytes."""
 
@@ -258,6 +256,9 @@ def parse_unlock_request(text: bytes) -> bool:
     return unlock
 
 
+_BLANKS = re.compile(rb"[ \t\r\n]+")
+
+
 class UnlockStream:
     """Cuts the body of ``keeplocked`` into unlock requests.
 
@@ -277,8 +278,8 @@ class UnlockStream:
         begin = 0
         try:
             while begin < len(rest):
-                if rest[begin] in b" \t\r\n":
-                    begin += 1
+                if blanks := _BLANKS.match(rest, begin):
+                    begin = blanks.end()
                     continue
                 if rest[begin] != ord("{"):
                     raise ValueError('expected {"unlock": true} or {"unlock": false}')
@@ -294,8 +295,3 @@ class UnlockStream:
                 yield request
         finally:
             self._rest = rest[begin:]
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether part of an object is waiting for the rest."""
-        return bool(self._rest)

@@ -162,6 +162,10 @@ class Api:
             return await handler(request)
         except ApiError as error:
             return error.response()
+        except ConnectionError:
+            return ApiError(400, "the client is gone").response()  # which nobody will read
+        except web.RequestPayloadError as error:
+            return ApiError(400, f"the body cannot be read: {error}").response()
         except RepositoryError as error:
             _log.error("%s %s: %s", http.method, http.rel_url.raw_path, error)
             return ApiError(500, str(error)).response()

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 from aiohttp import web
 
-from locklane_client.loop import run
+from locklane_client.loop import run, use_all_descriptors
 from locklane_client.options import Names
 from locklane_client.wire import DEFAULT_PORT, bracket
 from locklane_server import metrics
@@ -42,8 +42,9 @@ Examples:
   The same to everybody on the network, long poll only, with metrics:
     locklane serve --store ./store --wideopen --bind 0.0.0.0 \\
         --transports longpoll --metrics 127.0.0.1:9418
-  Let git-annex use it (in a clone that knows the repository as remote "origin"):
-    git config remote.origin.annexUrl annex+http://127.0.0.1:9417/git-annex/
+  The directory of a git-annex special remote, under that remote's UUID:
+    locklane serve --store /mnt/disk/annex --uuid UUID --wideopen
+  How git-annex is told of it: see README, "Serve".
 """,
 )
 @click.option(
@@ -52,9 +53,14 @@ Examples:
     required=True,
     metavar="DIR",
     help="Serve the store in this directory: an empty or new one, one served before, or that of a "
-    "git-annex directory special remote.",
+    "git-annex directory special remote, which then must not be used past the server: it knows "
+    "nothing of locks.",
 )
-@click.option("--uuid", help="UUID of a new store. [default: a random one]")
+@click.option(
+    "--uuid",
+    help="UUID of a store that has not been served before. For the directory of a special remote "
+    "it has to be that remote's. [default: a random one, if the store is empty]",
+)
 @click.option(
     "--wideopen", is_flag=True, help="Let everybody who can reach the port read, lock and remove."
 )
@@ -110,6 +116,7 @@ def serve(
             "and remove; it is the only answer that this version knows, so keep the port private."
         )
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    use_all_descriptors()
     try:
         repository = DirectoryRepository.open(store, uuid=uuid)
     except RepositoryError as error:
@@ -123,7 +130,10 @@ def serve(
     try:
         run(_serve(server, metrics_address))
     except OSError as error:
-        raise click.ClickException(f"cannot listen: {error.strerror or error}") from error
+        raise click.ClickException(
+            f"cannot listen on {bind} port {port}: {error.strerror or error}; choose another with "
+            "--bind or --port"
+        ) from error
     except RepositoryError as error:
         raise click.ClickException(str(error)) from error
 

@@ -47,8 +47,9 @@ class ServerCollector(Collector):
             states = Counter(
                 (lock.transport, "live" if lock.live else "retained") for lock in served.manager
             )
-            for (transport, state), count in states.items():
-                held.add_metric([served.uuid, transport, state], count)
+            for transport in self._server.transports | {transport for transport, _ in states}:
+                for state in ("live", "retained"):
+                    held.add_metric([served.uuid, transport, state], states[transport, state])
         yield taken
         yield refused
         yield held

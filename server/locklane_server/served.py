@@ -5,6 +5,7 @@ The manager decides and the repository waits; this is where the two meet, for ev
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from types import TracebackType
@@ -67,6 +68,7 @@ class Hold:
     async def unlock(self) -> None:
         """End the lock, as its holder asked."""
         self._unlocked = True
+        self.ended, self.retained = None, False  # whatever came just before
         self._leave()
         await self._served.unlock(self.lock)
 
@@ -96,6 +98,7 @@ class ServedRepository:
         """Locks refused so far, by reason."""
         self._holds: dict[str, set[Hold]] = {}
         self._stopping: str | None = None
+        self._removals: set[asyncio.Task[Refusal | None]] = set()
 
     @property
     def uuid(self) -> str:
@@ -108,7 +111,7 @@ class ServedRepository:
             if not self.manager.restore(lock, now):
                 await self.repository.unlock_content(lock)
         if len(self.manager):
-            _log.info("%s: %d locks of an earlier server", self.uuid, len(self.manager))
+            _log.info("%s: locks of an earlier server: %d", self.uuid, len(self.manager))
 
     async def lock(self, key: Key, owner: str, transport: str, *, live: bool) -> Lock | Refusal:
         """Take a lock ("lockcontent"). With ``live``, the caller begins its hold with
@@ -163,11 +166,19 @@ class ServedRepository:
             return None  # as git-annex has it: what is not there has been removed
         if refusal is not None:
             return refusal
+        removal = asyncio.create_task(self._remove(key, before))
+        self._removals.add(removal)
+        removal.add_done_callback(self._removals.discard)
+        # Whoever asked may go away; the removal, once begun, is not given up half-way, because the
+        # key may be locked again as soon as it is said to be over.
+        return await asyncio.shield(removal)
+
+    async def _remove(self, key: Key, before: float | None) -> Refusal | None:
         try:
-            await self.repository.remove(key)
+            removed = await self.repository.remove(key, before=before)
         finally:
             self.manager.end_removal(key.text)
-        return None
+        return None if removed else Refusal.TOO_LATE
 
     def end_holds(self, reason: str) -> None:
         """Tell every holder, and who comes after, that its hold is over; retention goes on."""
@@ -175,6 +186,12 @@ class ServedRepository:
         for holds in tuple(self._holds.values()):
             for hold in tuple(holds):
                 hold.end(reason, retained=True)
+
+    async def aclose(self) -> None:
+        """Let go of the repository, when nothing is being removed from it any more."""
+        while self._removals:
+            await asyncio.wait(self._removals)
+        await self.repository.aclose()
 
     @property
     def holds(self) -> int:

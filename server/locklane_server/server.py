@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import socket
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -14,7 +15,7 @@ import anyio
 from aiohttp import web
 
 from locklane_client.wire import DEFAULT_PORT
-from locklane_server.api import Api
+from locklane_server.api import Api, ApiError
 from locklane_server.served import ServedRepository
 from locklane_server.transports import TRANSPORTS
 
@@ -24,6 +25,9 @@ reference client, 30 s in git-annex's), so that it is the client that closes."""
 
 BACKLOG = 4096
 """Connections that may wait to be accepted; the kernel's net.core.somaxconn bounds it too."""
+
+RESERVED_DESCRIPTORS = 128
+"""Of what the process may open: kept for files, and for telling a client that there are no more."""
 
 GRACE_SECONDS = 5.0
 """How long requests in progress may take to end when the server stops."""
@@ -38,13 +42,21 @@ _log = logging.getLogger(__name__)
 
 
 class _CountingServer(web.Server):
-    """Counts what is accepted."""
+    """Counts what is accepted, and what is open."""
 
     connections_opened = 0
+    connections_open = 0
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         self.connections_opened += 1
+        self.connections_open += 1
         super().connection_made(handler, transport)
+
+    def connection_lost(
+        self, handler: web.RequestHandler, exc: BaseException | None = None
+    ) -> None:
+        self.connections_open -= 1
+        super().connection_lost(handler, exc)
 
 
 class Server:
@@ -54,6 +66,8 @@ class Server:
     :param transports: names of the lock transports to offer, of :data:`TRANSPORTS`.
     :param host: address to listen on.
     :param port: port to listen on; 0 takes a free one, see :attr:`port`.
+    :param connections: TCP connections at once; requests on more are answered 503. Default: as many
+        as the process may have descriptors, less some for files.
     :raises ValueError: an unknown transport.
     :raises OSError: the address cannot be listened on.
     """
@@ -65,16 +79,23 @@ class Server:
         transports: Iterable[str] = tuple(TRANSPORTS),
         host: str = "127.0.0.1",
         port: int = DEFAULT_PORT,
+        connections: int | None = None,
     ) -> None:
         self.repositories = repositories
         self.host = host
         self.port = port
+        self.transports = set(transports)
+        """Names of the lock transports on offer."""
         offered = []
-        for name in transports:
+        for name in self.transports:
             if name not in TRANSPORTS:
                 raise ValueError(f"no transport {name!r}; there are {', '.join(TRANSPORTS)}")
             offered.append(TRANSPORTS[name]().requests)
         self._api = Api(repositories, offered)
+        if connections is None:
+            descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            connections = max(1, descriptors - RESERVED_DESCRIPTORS)
+        self.connections = connections
         self._http: _CountingServer | None = None
         self._runner: web.ServerRunner | None = None
         self._sweepers: list[asyncio.Task[None]] = []
@@ -84,11 +105,23 @@ class Server:
         """TCP connections accepted so far."""
         return self._http.connections_opened if self._http else 0
 
+    async def _answer(self, http: web.BaseRequest) -> web.StreamResponse:
+        if self._http is not None and self._http.connections_open > self.connections:
+            full = f"the server has {self.connections} connections, as many as it may"
+            return ApiError(503, full, {"Connection": "close"}).response()
+        return await self._api(http)
+
     async def __aenter__(self) -> Self:
         try:
             for served in self.repositories:
                 await served.restore()
-            self._http = _CountingServer(self._api, access_log=None, keepalive_timeout=IDLE_SECONDS)
+            self._http = _CountingServer(
+                self._answer,
+                access_log=None,
+                keepalive_timeout=IDLE_SECONDS,
+                # What a client compresses may be a thousand times as long as what it sends.
+                auto_decompress=False,
+            )
             self._runner = web.ServerRunner(self._http, shutdown_timeout=CLEANUP_SECONDS)
             await self._runner.setup()
             listening = _listen(self.host, self.port)
@@ -131,7 +164,7 @@ class Server:
                 await self._runner.cleanup()
         finally:
             for served in self.repositories:
-                await served.repository.aclose()
+                await served.aclose()
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -58,6 +58,7 @@ def _content(results: Results, summary: Summary) -> dict[str, object]:
         "comparison_table": table.comparison_table(summary),
         "latency_table": table.latency_table(summary),
         "cost_table": table.cost_table(summary),
+        "peak_table": table.peak_table(summary),
         "ceiling_table": table.ceiling_table(summary),
         "counts_table": table.counts_table(summary),
         "agreement": wording.agreement(results, summary),

@@ -97,11 +97,18 @@ def cost_table(summary: Summary) -> Table | None:
         ("Client CPU ms", lambda each: cell(each.client_cpu_ms)),
         ("Server CPU ms", lambda each: cell(each.server_cpu_ms)),
         ("TIME_WAIT sockets", lambda each: cell(each.time_wait, exact)),
-        ("Server peak memory, MiB", lambda each: cell(each.memory_kib, mebibytes)),
-        ("Server peak descriptors", lambda each: cell(each.descriptors, whole)),
     ]
-    notes = ["Per dropped file, but memory and descriptors, which are the peak of a run."]
-    return _by_figures("What else a dropped file costs", columns, summary, notes)
+    return _by_figures("What else a dropped file costs", columns, summary, ["Per dropped file."])
+
+
+def peak_table(summary: Summary) -> Table | None:
+    """What the server needed at the most."""
+    columns: list[Column] = [
+        ("Memory, MiB", lambda each: cell(each.memory_kib, mebibytes)),
+        ("Descriptors", lambda each: cell(each.descriptors, whole)),
+    ]
+    notes = ["The peak of a run, not per dropped file."]
+    return _by_figures("What the server needed at the most", columns, summary, notes)
 
 
 def comparison_table(summary: Summary) -> Table | None:

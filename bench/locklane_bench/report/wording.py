@@ -19,6 +19,12 @@ from locklane_bench.report.summary import (
 )
 from locklane_bench.results import Results
 
+KNOWN = {
+    "longpoll": "that it was taken",
+    "websocket": "that it was taken, that its hold is live, and when it is lost",
+}
+"""What a client can know about its lock, by transport: see their modules."""
+
 UNKNOWN = "–"
 
 LONG_NAMES = {
@@ -159,7 +165,7 @@ def _answer_for(server: str, results: Results, summary: Summary) -> list[str]:
         for name in summary.transports
         if (each := summary.at(server, name, concurrency)) and each.drops_per_s is not None
     ]
-    sentences = [_connections_sentence(here, concurrency)]
+    sentences = [_connections_sentence(here, concurrency, results.settings.files)]
     if results.settings.rate is not None:
         sentences.append(_latency_sentence(here, concurrency, results.settings.rate))
     elif len(here) == 1:
@@ -175,20 +181,30 @@ def _answer_for(server: str, results: Results, summary: Summary) -> list[str]:
         if len(here) > 2 or not pair:
             sentences.append(_fastest_sentence(here, concurrency))
     if len(here) == 2:
-        sentences += _price_sentence(here)
+        sentences += _price_sentences(here)
+    known = [
+        f"with {each.transport}, {KNOWN[each.transport]}"
+        for each in here
+        if each.transport in KNOWN
+    ]
+    if known:
+        sentences.append(f"What the holder of a lock can know: {'; '.join(known)}.")
     return sentences
 
 
-def _connections_sentence(here: list[Figures], concurrency: int) -> str:
-    parts: list[str] = []
+def _connections_sentence(here: list[Figures], concurrency: int, files: int) -> str:
+    counts, shares = [], []
     for each in here:
         long = LONG_NAMES.get(each.transport)
         name = f"{long} ({each.transport})" if long else each.transport
-        verb = "" if parts else "opened "
-        unit = "" if parts else " connections per dropped file"
-        parts.append(f"{name} {verb}{shown(each.connections, exact)}{unit}")
-    said = ", ".join(parts)
-    return f"{at_a_time(concurrency).capitalize()}, {said}."
+        opened = whole(each.connections.median * files) if each.connections else UNKNOWN
+        counts.append(f"{opened} with {name}")
+        shares.append(shown(each.connections, exact))
+    where = at_a_time(concurrency)
+    return (
+        f"Connections for {plural(files, 'dropped file')}, {where}: {listed(counts)}; "
+        f"{listed(shares)} per dropped file."
+    )
 
 
 def _pair(server: str, summary: Summary) -> list[Comparison]:
@@ -218,8 +234,7 @@ def _ratio_sentence(pair: list[Comparison], summary: Summary) -> str:
                 f"{at_a_time(each.concurrency)} they tie: from round to round {one} dropped "
                 f"{low} to {high} times as many as {two}"
             )
-    said = "; ".join(parts)
-    return said[:1].upper() + said[1:] + "."
+    return f"Speed: {'; '.join(parts)}."
 
 
 def _won(won: list[Comparison], winner: str, loser: str, forward: bool) -> str:
@@ -306,28 +321,25 @@ def _fastest_sentence(here: list[Figures], concurrency: int) -> str:
     return f"{where}{first}; {listed(sparing)} {verb} ({exact(fewest)} per dropped file)."
 
 
-def _price_sentence(here: list[Figures]) -> list[str]:
-    """Bytes and server processor time of both, where both are known for both."""
-    if all(each.bytes_up and each.bytes_down for each in here):
-        traffic = [
-            whole(each.bytes_up.median + each.bytes_down.median)
-            for each in here
-            if each.bytes_up and each.bytes_down
-        ]
-    else:
-        traffic = []
-    work = [number(each.server_cpu_ms.median) for each in here if each.server_cpu_ms]
-    if len(work) < len(here):
-        work = []
-    if not traffic and not work:
-        return []
-    parts = []
-    for place, each in enumerate(here):
-        prices = [f"{traffic[place]} bytes"] if traffic else []
-        prices += [f"{work[place]} ms of server processor time"] if work else []
-        parts.append(f"{' and '.join(prices)} with {each.transport}")
+def _price_sentences(here: list[Figures]) -> list[str]:
+    """Bytes and server processor time, where they are known for all."""
     where = at_a_time(here[0].concurrency)
-    return [f"{where}, each drop cost {listed(parts)}."]
+    traffic = [
+        f"{whole(each.bytes_up.median + each.bytes_down.median)} with {each.transport}"
+        for each in here
+        if each.bytes_up and each.bytes_down
+    ]
+    work = [
+        f"{number(each.server_cpu_ms.median)} ms with {each.transport}"
+        for each in here
+        if each.server_cpu_ms
+    ]
+    said = []
+    if len(traffic) == len(here):
+        said.append(f"Bytes for each drop, both ways, {where}: {listed(traffic)}.")
+    if len(work) == len(here):
+        said.append(f"Server processor time for each drop, {where}: {listed(work)}.")
+    return said
 
 
 def cautions(results: Results, summary: Summary) -> list[str]:
@@ -489,7 +501,11 @@ def measured(results: Results) -> list[str]:
         due,
         "Requests are HTTP requests, a websocket’s upgrade included. Messages are websocket "
         "messages both ways, without control frames. Round trips are the times that the client "
-        "waited for its peer: a TCP handshake, an upgrade, an answer.",
+        "waited for its peer: a TCP handshake, an upgrade, an answer. All these the client counts, "
+        "by its own rules.",
+        "The clients are Locklane’s own, of asyncio: longpoll on the package aiohttp, websocket on "
+        "the package websockets. The processor time of the client includes that of locust, which "
+        "drives them.",
     ]
 
 

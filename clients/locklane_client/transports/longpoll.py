@@ -8,10 +8,11 @@ git-annex does: nothing answers a ``keeplocked`` before its end.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import ClassVar
 
-from locklane_client.errors import LocklaneError, LockRefused, ProtocolViolation
+from locklane_client.errors import HoldEnded, LocklaneError, LockRefused, ProtocolViolation
 from locklane_client.session import Lost, Session
 from locklane_client.wire import KEEP, UNLOCK, LockAnswer, parse_lock_answer
 
@@ -34,7 +35,7 @@ class LongPoll:
         try:
             await hold.sent
         except BaseException:
-            await hold.abandon()
+            session.in_background(_release(hold))
             raise
         return hold
 
@@ -100,13 +101,21 @@ class LongPollHold:
         except asyncio.CancelledError:
             await self.abandon()
             raise
-        if _read("keeplocked", body).locked:
+        answer = _read("keeplocked", body)
+        if answer.locked:
             raise ProtocolViolation("the server answered the unlock with a lock")
+        if answer.reason is not None:
+            raise HoldEnded(answer.reason, answer.retained)
 
     async def abandon(self) -> None:
         self._ended = True
         self._request.cancel()
         await asyncio.wait([self._request])
+
+
+async def _release(hold: LongPollHold) -> None:
+    with contextlib.suppress(LocklaneError):
+        await hold.unlock()
 
 
 def _read(request: str, body: bytes) -> LockAnswer:

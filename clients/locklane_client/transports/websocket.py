@@ -20,7 +20,13 @@ from websockets.exceptions import (
     WebSocketException,
 )
 
-from locklane_client.errors import LocklaneError, LockRefused, ProtocolViolation, ServerUnreachable
+from locklane_client.errors import (
+    HoldEnded,
+    LocklaneError,
+    LockRefused,
+    ProtocolViolation,
+    ServerUnreachable,
+)
 from locklane_client.session import MAX_ANSWER, Lost, Session
 from locklane_client.wire import UNLOCK, LockAnswer, parse_lock_answer
 
@@ -60,6 +66,8 @@ class Websocket:
         address = session.address
         session.counts.requests += 1
         options: dict[str, Any] = {"ssl": session.tls} if address.tls and session.tls else {}
+        if session.via is not None:
+            options["host"], options["port"] = session.via
         if address.authorization:
             options["additional_headers"] = {"Authorization": address.authorization}
         try:
@@ -158,6 +166,8 @@ class WebsocketHold:
         session.in_background(_close(self._socket))
         if answer.locked:
             raise ProtocolViolation("the server answered the unlock with a lock")
+        if answer.reason is not None:
+            raise HoldEnded(answer.reason, answer.retained)
 
     async def abandon(self) -> None:
         self._ended = True

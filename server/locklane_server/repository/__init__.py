@@ -29,8 +29,7 @@ class Content(Protocol):
 
 
 class Repository(Protocol):
-    """One repository. Every method may be cancelled while it waits and then has done nothing, or
-    all of its work."""
+    """One repository."""
 
     uuid: str
     """git-annex's name for it."""
@@ -41,16 +40,21 @@ class Repository(Protocol):
     def content(self, key: Key) -> AbstractAsyncContextManager[Content | None]:
         """Open the content for reading; ``None`` if it is not there."""
 
-    async def remove(self, key: Key) -> None:
+    async def remove(self, key: Key, *, before: float | None) -> bool:
         """Delete the content. Does nothing if it is not there. The caller has made sure that no
-        lock stands against it and none comes meanwhile.
+        lock stands against it and none comes meanwhile, and does not cancel this.
 
+        :param before: do not delete it after this time of the server's clock ("remove-before"),
+            looked at when nothing more has to be waited for.
+        :returns: whether the content is not there any more; ``False``: it was too late.
         :raises RepositoryError: it is still there.
         """
 
     async def lock_content(self, lock: Lock) -> bool:
         """Make a promise good that the lock manager gave: record its retention so that it
         outlives this process, and see that the content is there.
+
+        If this is cancelled, :meth:`unlock_content` undoes what may have been done.
 
         :returns: ``False``, with nothing recorded, if the content is not there.
         :raises RepositoryError: the retention cannot be recorded, so nothing was promised.

@@ -1,8 +1,9 @@
 """``DirectoryRepository``: objects in a plain directory, nothing else needed.
 
-The layout is that of git-annex's ``directory`` special remote, so the two can share one:
-``abc/def/KEYFILE/KEYFILE``, with the lower-case hash directories of git-annex ("internals/hashing")
-and the escaped file name of the key. What Locklane itself keeps lies in ``.locklane/``.
+The layout is that of git-annex's ``directory`` special remote: ``abc/def/KEYFILE/KEYFILE``, with
+the lower-case hash directories of git-annex ("internals/hashing") and the escaped file name of the
+key. Such a directory can be served, but then nobody may go past the server: the special remote
+knows nothing of locks. What Locklane itself keeps lies in ``.locklane/``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 
 from locklane_client.key import Key
 from locklane_server.clock import Clock, boottime
@@ -31,6 +32,12 @@ from locklane_server.repository.retention import Retention
 
 CHUNK = 256 * 1024
 """Bytes read at once for a download."""
+
+READERS = 32
+"""Files read at the same time for downloads."""
+
+REMOVERS = 8
+"""Files deleted at the same time."""
 
 _log = logging.getLogger(__name__)
 _STORE_ENTRY = re.compile(r"[0-9a-f]{3}|tmp|\.locklane|lost\+found")
@@ -55,11 +62,17 @@ def object_path(directory: Path, key: Key) -> Path:
 class DirectoryRepository:
     """A store of keys in a directory of its own. Made by :meth:`open`; one process at a time."""
 
-    def __init__(self, directory: Path, uuid: str, retention: Retention, serving: int) -> None:
+    def __init__(
+        self, directory: Path, uuid: str, clock: Clock, retention: Retention, serving: int
+    ) -> None:
         self.uuid = uuid
         self.directory = directory
+        self._clock = clock
         self._retention = retention
         self._serving = serving
+        # Worker threads of their own for each: a removal does not queue behind slow readers.
+        self._readers = CapacityLimiter(READERS)
+        self._removers = CapacityLimiter(REMOVERS)
 
     @classmethod
     def open(
@@ -68,13 +81,19 @@ class DirectoryRepository:
         """Open a store, and make it if it is not there.
 
         :param uuid: the UUID of the repository. Default: what the store has been told before, or
-            a new random one.
-        :raises RepositoryError: it is no store, another process serves it, it has another UUID,
-            or the disk will not have it.
+            for an empty one a new random one. A directory that holds content already, and has not
+            been served before, needs it: under another UUID git-annex would count its content
+            twice, and might let the last copy go.
+        :raises RepositoryError: it is no store, another process serves it, its UUID is unknown or
+            another one, it holds what cannot be served, or the disk will not have it.
         """
         own = directory / ".locklane"
+        if uuid is not None and not re.fullmatch(r"[!-.0-Z\\^-~]+", uuid):
+            raise RepositoryError(f"{uuid!r} is no UUID: it has to be of plain letters and digits")
         try:
             _refuse_what_is_no_store(directory)
+            if not (own / "uuid").exists():
+                _refuse_what_cannot_be_adopted(directory, uuid)
             own.mkdir(parents=True, exist_ok=True)
             serving = os.open(own / "serving", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
@@ -95,7 +114,7 @@ class DirectoryRepository:
         except BaseException:
             os.close(serving)
             raise
-        return cls(directory, known, retention, serving)
+        return cls(directory, known, clock, retention, serving)
 
     async def present(self, key: Key) -> bool:
         try:
@@ -109,33 +128,39 @@ class DirectoryRepository:
     async def content(self, key: Key) -> AsyncIterator[FileContent | None]:
         path = object_path(self.directory, key)
         try:
-            file: IO[bytes] = await to_thread.run_sync(path.open, "rb")
+            file = await to_thread.run_sync(_open, path, limiter=self._readers)
         except OSError as error:
             if error.errno not in _ABSENT:
                 raise RepositoryError(f"cannot read the content: {error.strerror}") from error
+            file = None
+        if file is None:
             yield None
             return
         with file:
-            yield FileContent(file)
+            yield FileContent(file, self._readers)
 
-    async def remove(self, key: Key) -> None:
-        await to_thread.run_sync(self._remove, object_path(self.directory, key))
+    async def remove(self, key: Key, *, before: float | None) -> bool:
+        path = object_path(self.directory, key)
+        return await to_thread.run_sync(self._remove, path, before, limiter=self._removers)
 
-    def _remove(self, path: Path) -> None:
+    def _remove(self, path: Path, before: float | None) -> bool:
         above = path.parent
         try:
+            if not path.exists():
+                return True
             # git-annex leaves an object's own directory without write permission.
             above.chmod(0o755)
+            if before is not None and self._clock() > before:
+                return False
             path.unlink()
-        except FileNotFoundError:
-            return
         except OSError as error:
             if error.errno in _ABSENT:
-                return
+                return True
             raise RepositoryError(f"cannot remove the content: {error.strerror}") from error
         with suppress(OSError):  # until one is not empty
             for directory in (above, above.parent, above.parent.parent):
                 directory.rmdir()
+        return True
 
     async def lock_content(self, lock: Lock) -> bool:
         if not await self.present(Key.parse(lock.key)):
@@ -167,14 +192,24 @@ class DirectoryRepository:
 class FileContent:
     """Content that is a file here."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], readers: CapacityLimiter) -> None:
         self._file = file
+        self._readers = readers
         self.size = os.fstat(file.fileno()).st_size
 
     async def chunks(self, offset: int) -> AsyncIterator[bytes]:
         self._file.seek(offset)
-        while chunk := await to_thread.run_sync(self._file.read, CHUNK):
+        while chunk := await to_thread.run_sync(self._file.read, CHUNK, limiter=self._readers):
             yield chunk
+
+
+def _open(path: Path) -> IO[bytes] | None:
+    """Open a file; ``None`` if it is something else, on which reading might wait for ever."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        return None
+    return os.fdopen(descriptor, "rb")
 
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
@@ -197,6 +232,29 @@ def _refuse_what_is_no_store(directory: Path) -> None:
         raise RepositoryError(
             f"{directory} holds {strange[0]!r}, so it is no store; --store takes an empty "
             "directory, an earlier store or the directory of a git-annex directory special remote"
+        )
+
+
+def _refuse_what_cannot_be_adopted(directory: Path, uuid: str | None) -> None:
+    """Of a store that has not been served before; looks at every key in it."""
+    keys = 0
+    for path in directory.glob("???/???/*"):
+        try:
+            key = Key.from_file_name(path.name)
+        except ValueError:
+            continue
+        keys += 1
+        if key.chunk or key.backend.startswith("GPGHMAC"):
+            how = "in chunks" if key.chunk else "encrypted"
+            raise RepositoryError(
+                f"{directory} holds content {how} ({key.text!a}), which only git-annex can put "
+                "together; serve a special remote with neither encryption nor chunks"
+            )
+    if keys and uuid is None:
+        raise RepositoryError(
+            f"{directory} holds content already, so it has a UUID already: give that with --uuid. "
+            "For a git-annex special remote, 'git annex info NAME' tells it. Under another UUID "
+            "git-annex would count one copy as two, and could drop the last"
         )
 
 
