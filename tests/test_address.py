@@ -200,6 +200,52 @@ def test_the_password_is_in_no_message(url: str) -> None:
     assert "hunter2" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "annex+http://alice:s3cr/et@h/git-annex/U",
+        "annex+http://alice:s3cret#x@h/git-annex/U",
+        "annex+http://alice:s3cret?x@h/git-annex/U",
+        "annex+http://alice:s3cr@et@h/git-annex/U/v4",
+        "annex+http://alice:s3cret]@h/git-annex/U",
+        "annex+http://alice:[s3cret@h/git-annex/U",
+        "annex+http://alice:1:s3cret@h:x/git-annex/U",
+        "annex+http:/alice:s3cret@h/git-annex/U",
+        "annex+http:///alice:s3cret@h/git-annex/U",
+        "annex+http:alice:s3cret@h",
+        "annex+http:alice:s3cret@h/git-annex/U",
+        "alice:s3cret@host/git-annex/",
+        "//alice:s3cret@host/git-annex/",
+        "s3cret@host/git-annex/",
+        "annex://alice:s3cret@host/git-annex/U",
+        "ANNEX+HTTP:alice:s3cret@h",
+        " annex+http:alice:s3cret@h",
+        "annex+http//alice:s3cret@h/git-annex/U",
+        "annex+http:\n//alice:s3cr\net@/git-annex/U",
+    ],
+)
+@pytest.mark.parametrize("uuid", [None, UUID])
+def test_the_password_in_a_url_that_was_written_wrongly_is_in_no_message(
+    url: str, uuid: str | None
+) -> None:
+    with pytest.raises(ValueError, match=r"write|which repository") as error:
+        Address.parse(url, uuid)
+    said: BaseException | None = error.value
+    while said is not None:
+        assert "s3cr" not in str(said)
+        assert said.__suppress_context__ or said.__context__ is None
+        said = said.__cause__
+
+
+@pytest.mark.parametrize("login", ["alice:/s3cret", "alice:1/s3cret", "alice/s3cret"])
+def test_a_password_that_looks_like_a_path_is_in_no_text_of_the_address(login: str) -> None:
+    try:
+        shown = str(Address.parse(f"annex+http://{login}@h/git-annex/U"))
+    except ValueError as error:
+        shown = str(error)
+    assert "s3cr" not in shown
+
+
 # -- what is refused -------------------------------------------------------------------------------
 
 

@@ -398,7 +398,7 @@ async def test_unlocked_by_another_request_the_holder_is_told(
         await there.nothing_left()
         # Nothing keeps the content now, so the holder must not be told that something does.
         assert lost.value.retained_for == 0
-        assert "not protected" in str(lost.value)
+        assert "the content may not be protected any more" in str(lost.value)
 
 
 async def test_a_lost_hold_leaves_nothing_behind_at_the_client(

@@ -192,6 +192,65 @@ async def test_a_client_falls_back_to_the_version_served_and_stays_there(
         await there.nothing_left()
 
 
+async def test_via_connects_elsewhere_and_speaks_to_the_server_under_the_urls_name(
+    serve: Serve,
+    client: MakeClient,
+    tmp_path: Path,
+    authority: trustme.CA,
+    trusting: ssl.SSLContext,
+    key: Key,
+) -> None:
+    """A host that does not resolve, served by a proxy that knows it by certificate and name."""
+    certificate = authority.issue_cert("annex.invalid")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    (tmp_path / "chain.pem").write_bytes(
+        b"".join(each.bytes() for each in certificate.cert_chain_pems)
+    )
+    async with serve() as there:
+        port = free_port()
+        (tmp_path / "Caddyfile").write_text(
+            f"""
+            {{
+                admin off
+                auto_https off
+                persist_config off
+                storage file_system {tmp_path / "caddy"}
+                grace_period 1s
+            }}
+            https://annex.invalid:{port} {{
+                tls {tmp_path / "chain.pem"} {tmp_path / "key.pem"}
+                @other not header Host annex.invalid:9417
+                respond @other "this is not the host of the URL" 421
+                reverse_proxy 127.0.0.1:{there.server.port}
+            }}
+            """
+        )
+        with Process(
+            CADDY, "run", "--adapter", "caddyfile", "--config", tmp_path / "Caddyfile"
+        ) as proxy:
+            wait_for_port(port)
+            url = f"annex+https://annex.invalid/git-annex/{there.served.uuid}"
+            async with client(url, tls=trusting, via=("127.0.0.1", port)) as c:
+                for _ in range(3):
+                    async with c.lock(key):
+                        await eventually(lambda: there.live == 1)
+                        assert not (await remove(there.url, key))["removed"]
+                assert c.address.host == "annex.invalid"
+            # It is the URL's name that the certificate is checked against, not that of the way.
+            other = url.replace("annex.invalid", "other.invalid")
+            async with client(other, tls=trusting, via=("127.0.0.1", port)) as c:
+                with pytest.raises(LocklaneError):
+                    async with c.lock(key):
+                        raise AssertionError("locked at a server of another name")
+            # And without the way there is nothing.
+            async with client(url, tls=trusting) as c:
+                with pytest.raises(ServerUnreachable):
+                    async with c.lock(key):
+                        raise AssertionError("locked at a host that does not exist")
+        assert proxy.running is False
+        await there.nothing_left()
+
+
 async def test_the_proxy_gone_while_holding_loses_the_lock(
     serve: Serve, client: MakeClient, tmp_path: Path, key: Key
 ) -> None:

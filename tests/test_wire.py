@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -375,7 +376,7 @@ def test_a_lock_id_that_cannot_be_sent_back_is_refused() -> None:
 def unlocks(*chunks: bytes) -> list[bool]:
     stream = UnlockStream()
     found = [unlock for chunk in chunks for unlock in stream.feed(chunk)]
-    assert not stream.unfinished
+    assert stream._rest == b""
     return found
 
 
@@ -494,14 +495,62 @@ def test_a_longer_one_is_refused_however_it_arrives(data: bytes, size: int) -> N
 
 
 @pytest.mark.parametrize("data", [b"{", b'{"unlock":true', b'{"unlock":false}\n{"unl'])
-def test_an_unfinished_request_is_known_and_can_be_finished(data: bytes) -> None:
+def test_an_unfinished_request_can_be_finished(data: bytes) -> None:
     stream = UnlockStream()
-    assert not stream.unfinished
     before = list(stream.feed(data))
-    assert stream.unfinished
     rest = wire.UNLOCK[len(data[data.rindex(b"{") :]) :]
     assert [*before, *stream.feed(rest)][-1] is True
-    assert not stream.unfinished
+    assert stream._rest == b""
+
+
+def steps_of(work: Callable[[], object]) -> int:
+    """How many lines of Python run for it: what it costs, whatever the machine is busy with."""
+    steps = 0
+
+    def count(_frame: object, event: str, _argument: object) -> object:
+        nonlocal steps
+        steps += event == "line"
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)  # type: ignore[arg-type]
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return steps
+
+
+BLANKS = b" \t\r\n" * (256 * 1024)
+
+
+@pytest.mark.parametrize("size", [len(BLANKS) + 100, 65536, 4096], ids=lambda size: f"by {size}")
+@pytest.mark.parametrize(
+    ("data", "wanted"),
+    [
+        (BLANKS, []),
+        (BLANKS + wire.KEEP, [False]),
+        (wire.KEEP + BLANKS, [False]),
+        (BLANKS + wire.KEEP + BLANKS + wire.UNLOCK + BLANKS, [False, True]),
+    ],
+    ids=["blanks alone", "before", "behind", "between"],
+)
+def test_a_mebibyte_of_blanks_costs_a_few_steps_for_each_chunk_and_is_not_kept(
+    data: bytes, wanted: list[bool], size: int
+) -> None:
+    chunks = [data[start : start + size] for start in range(0, len(data), size)]
+    stream, found, kept = UnlockStream(), list[bool](), list[int]()
+
+    def feed() -> None:
+        for chunk in chunks:
+            found.extend(stream.feed(chunk))
+            kept.append(len(stream._rest))
+
+    steps = steps_of(feed)
+    assert found == wanted
+    assert max(kept) <= len(wire.KEEP)  # of an object that is cut in two
+    assert kept[-1] == 0
+    assert steps < 40 * (len(chunks) + len(wanted))
 
 
 @pytest.mark.parametrize("text", ['{"unlock":true}', b'{"unlock":true}', ' {"unlock" : true}\n'])

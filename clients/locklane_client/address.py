@@ -89,6 +89,8 @@ class Address:
         try:
             parts = urlsplit(url)
             scheme, host, port = _SCHEMES.get(parts.scheme), parts.hostname, parts.port
+            if "@" in parts.path:  # then what stands before it was meant for a password
+                raise ValueError("@ in the path")
         except ValueError:  # whose text may hold a part of the password
             raise ValueError(
                 f"{shown} cannot be read; write {_FORM}, with any of /?#@: in a user or password "

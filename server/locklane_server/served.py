@@ -176,6 +176,10 @@ class ServedRepository:
     async def _remove(self, key: Key, before: float | None) -> Refusal | None:
         try:
             removed = await self.repository.remove(key, before=before)
+        except RepositoryError as error:
+            # Whoever asked may not be there any more to be told.
+            _log.error("%s: %s: %s", self.uuid, key.text, error)
+            raise
         finally:
             self.manager.end_removal(key.text)
         return None if removed else Refusal.TOO_LATE

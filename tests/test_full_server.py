@@ -1,0 +1,116 @@
+"""A server that has as many connections as it may: it says so, and goes on with those it has."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from conftest import BOUND, FakeClock, MakeClient, There, eventually, post, remove
+
+from locklane_client import Key, ServerUnreachable
+from locklane_server.repository.directory import DirectoryRepository
+from locklane_server.served import ServedRepository
+from locklane_server.server import Server
+
+FULL = "the server has 3 connections, as many as it may"
+
+
+@asynccontextmanager
+async def small_server(store: Path, clock: FakeClock) -> AsyncIterator[There]:
+    """With room for three connections."""
+    served = ServedRepository(DirectoryRepository.open(store, clock=clock), clock=clock)
+    async with Server([served], port=0, connections=3) as server:
+        yield There(server, served, clock, store)
+
+
+@asynccontextmanager
+async def connection(there: There) -> AsyncIterator[asyncio.StreamWriter]:
+    """A connection that has been used once and is kept open, so the server knows of it."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", there.server.port)
+    try:
+        writer.write(b"GET /nothing HTTP/1.1\r\nHost: h\r\n\r\n")
+        async with asyncio.timeout(BOUND):
+            assert b" 404 " in await reader.readline()
+        yield writer
+    finally:
+        writer.close()
+
+
+async def test_on_a_full_server_a_lock_is_refused_with_a_sentence_and_works_when_there_is_room(
+    store: Path, clock: FakeClock, client: MakeClient, keys: list[Key]
+) -> None:
+    async with small_server(store, clock) as there, client(there.url) as holder:
+        async with holder.lock(keys[0]) as held:
+            await eventually(lambda: there.live == 1)
+            async with AsyncExitStack() as others:
+                for _ in range(2):
+                    await others.enter_async_context(connection(there))
+                async with client(there.url) as late:
+                    for _ in range(3):  # each is turned away, and none takes anybody's place
+                        with pytest.raises(ServerUnreachable, match=FULL):
+                            async with late.lock(keys[1]):
+                                raise AssertionError("locked over one connection too many")
+                assert held.lost is None
+                assert there.live == there.locks == 1
+            async with client(there.url) as late, asyncio.timeout(BOUND):
+                while True:  # until the server has seen that the others are gone
+                    try:
+                        async with late.lock(keys[1]):
+                            assert there.locks == 2
+                        break
+                    except ServerUnreachable:
+                        await asyncio.sleep(0.005)
+            assert held.lost is None
+            assert there.live == 1
+        await there.nothing_left()
+
+
+async def test_on_a_full_server_requests_are_503_on_new_connections_and_answered_on_old_ones(
+    store: Path, clock: FakeClock, key: Key
+) -> None:
+    async with small_server(store, clock) as there, AsyncExitStack() as others:
+        url = f"{there.url.removeprefix('annex+')}/v4/checkpresent?key={key}&clientuuid=u"
+        old = await others.enter_async_context(aiohttp.ClientSession())
+
+        async def still_answered() -> None:
+            async with old.post(url) as response:
+                assert (response.status, await response.json()) == (200, {"present": True})
+
+        await still_answered()
+        for _ in range(2):
+            await others.enter_async_context(connection(there))
+        for request in ("checkpresent", "lockcontent", "remove", "gettimestamp"):
+            status, answer = await post(there.url, request, key=key.text)
+            assert status == 503
+            assert FULL in answer["error"]
+            # What was turned away is closed by the server, and takes nobody's place.
+            await still_answered()
+        assert there.locks == 0
+        await others.aclose()
+        # Until the server has seen that they are gone; each attempt is a connection and takes time.
+        async with asyncio.timeout(BOUND):
+            while (await post(there.url, "checkpresent", key=key.text))[0] == 503:
+                pass
+        assert (await remove(there.url, key))["removed"]
+
+
+async def test_a_full_server_still_lets_its_holders_unlock(
+    store: Path, clock: FakeClock, client: MakeClient, keys: list[Key]
+) -> None:
+    async with (
+        small_server(store, clock) as there,
+        client(there.url) as c,
+        AsyncExitStack() as others,
+    ):
+        async with AsyncExitStack() as locks:
+            for key in keys:
+                await locks.enter_async_context(c.lock(key))
+            await eventually(lambda: there.live == 3)
+            async with client(there.url) as late:
+                with pytest.raises(ServerUnreachable, match=FULL):
+                    await others.enter_async_context(late.lock(keys[0]))
+        await there.nothing_left()
