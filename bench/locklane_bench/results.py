@@ -157,7 +157,11 @@ class Results:
     format: int = FORMAT
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1) + "\n"
+        """As JSON, with each run on a line of its own."""
+        rest = asdict(self)
+        runs = [json.dumps(run, separators=(",", ":")) for run in rest.pop("runs")]
+        head = json.dumps(rest, indent=1).removesuffix("\n}")
+        return f'{head},\n "runs": [\n  ' + ",\n  ".join(runs) + "\n ]\n}\n"
 
     @classmethod
     def from_json(cls, text: str) -> Results:
