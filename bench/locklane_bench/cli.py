@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from contextlib import suppress
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -157,6 +156,7 @@ def compare(
         repository=keys_from.resolve().name if keys_from else None,
     )
     directory = report or Path("reports") / datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    new = not directory.exists()
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -167,8 +167,8 @@ def compare(
     except ChildError as error:
         raise click.ClickException(str(error)) from error
     finally:
-        with suppress(OSError):  # it is not empty: it was there before
-            directory.rmdir()
+        if new:
+            directory.rmdir()  # it is made again when there is something to put into it
     _show(results, directory, console)
     failures = sum(run.failures for run in results.runs)
     if failures:

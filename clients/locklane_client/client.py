@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import time
 import uuid as uuids
@@ -38,7 +39,7 @@ class Lock:
     def retained_for(self) -> float:
         """Seconds for which the server keeps the content whatever happens to this client, to the
         connection or to the server ("lockcontent": ten minutes from when it was locked). Counted
-        from before the lock was asked for, so never too long. 0 or more."""
+        from before the lock was asked for, so never too long. 0 or more; 0 from the unlock on."""
         return max(0.0, self._retained_until - _clock())
 
     async def wait_lost(self) -> str:
@@ -72,8 +73,8 @@ class Client:
         authorities.
     :param connect_timeout: seconds to wait for a connection (and for it to be closed), over 0.
     :param answer_timeout: seconds to wait for an answer, over 0. A hold itself has no limit.
-    :param keep_interval: seconds after which an idle hold shows that it is alive, over 0. A peer
-        that vanished is noticed within about twice that, where the transport can tell.
+    :param keep_interval: seconds after which an idle hold shows that it is alive, 0.05 to 3600. A
+        peer that vanished is noticed within about three times that.
     :param via: host and port to connect to in the place of the URL's: a tunnel or a relay. The
         server is still spoken to, and its certificate checked, under the URL's name.
     :raises ValueError: the URL, the transport's name or a number cannot be used.
@@ -101,8 +102,10 @@ class Client:
             ("answer_timeout", answer_timeout),
             ("keep_interval", keep_interval),
         ):
-            if not seconds > 0:
-                raise ValueError(f"{name} has to be over 0 seconds, not {seconds!r}")
+            if not 0 < seconds < 1e6:
+                raise ValueError(f"{name} has to be over 0 and below a million s, not {seconds!r}")
+        if not 0.05 <= keep_interval <= 3600:
+            raise ValueError(f"keep_interval has to be 0.05 to 3600 s, not {keep_interval!r}")
         self._session = Session(
             Address.parse(url, uuid),
             client_uuid or str(uuids.uuid4()),
@@ -177,35 +180,61 @@ class Client:
         """
         key = key if isinstance(key, Key) else Key.parse(key)
         lock = Lock(key, _clock() + RETENTION, interrupt)
-        hold = await self._session.with_version(
-            lambda version: self._transport.acquire(key.text, version, lock._lose)
-        )
+        hold = await self._acquire(key, lock)
         lock.lock_id = hold.lock_id
         self._held[lock] = hold
         try:
-            with lock._scope:
-                yield lock
+            try:
+                with lock._scope:
+                    yield lock
+            finally:
+                self._held.pop(lock, None)
         except BaseException:
             # The body's own error is what the caller has to see.
             await self._end(lock, hold, quiet=True)
             raise
-        finally:
-            self._held.pop(lock, None)
         await self._end(lock, hold, quiet=False)
+
+    async def _acquire(self, key: Key, lock: Lock) -> Hold:
+        if self._session.closed:
+            raise LocklaneError("the client is closed")
+        taking = asyncio.create_task(
+            self._session.with_version(
+                lambda version: self._transport.acquire(key.text, version, lock._lose)
+            )
+        )
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            # The server may have locked already, or be about to: then it is given back.
+            self._session.in_background(_give_back(taking))
+            raise
 
     async def _end(self, lock: Lock, hold: Hold, *, quiet: bool) -> None:
         # Cancelled or not, the server is told; how long that may take is bounded by the hold.
         with anyio.CancelScope(shield=True):
             if lock.lost is None:
+                retained_until, lock._retained_until = lock._retained_until, 0.0
                 try:
                     await hold.unlock()
                 except HoldEnded as ended:
+                    lock._retained_until = retained_until
                     lock._lose(str(ended), ended.retained)
                 except LocklaneError as error:
                     # Who knows whether the server got the request?
                     lock._lose(f"nobody confirmed the unlock: {error}", False)
         if lock.lost is not None and not quiet:
             raise LockLost(lock.lost, lock.retained_for)
+
+
+async def _give_back(taking: asyncio.Task[Hold]) -> None:
+    try:
+        hold = await taking
+        await hold.unlock()
+    except LocklaneError:
+        pass  # there is no lock, or its ten minutes will end it
+    finally:
+        taking.cancel()
 
 
 def _clock() -> float:

@@ -15,8 +15,8 @@ import aiohttp
 from yarl import URL
 
 from .address import Address
-from .errors import AccessDenied, LocklaneError, ProtocolViolation, ServerUnreachable
-from .wire import VERSIONS, request_path
+from .errors import AccessDenied, HoldEnded, LocklaneError, ProtocolViolation, ServerUnreachable
+from .wire import VERSIONS, LockAnswer, request_path
 
 T = TypeVar("T")
 
@@ -47,6 +47,11 @@ class Counts:
     answer."""
 
 
+FAREWELL_SECONDS = 2.0
+"""How long a client that is being closed waits for unlocks and closing handshakes that nobody
+else waits for."""
+
+
 class VersionNotServed(LocklaneError):
     """404: this version of the protocol, or this repository, is not served there."""
 
@@ -62,6 +67,7 @@ class Session:
     answer_timeout: float
     keep_interval: float
     via: tuple[str, int] | None = None
+    closed: bool = False
     counts: Counts = field(default_factory=Counts)
     version: int = VERSIONS[0]
     """The best version that the server has not refused."""
@@ -90,17 +96,18 @@ class Session:
         return self._http
 
     def _socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
-        """A socket that gives a vanished peer up after about twice ``keep_interval``; Linux by
-        itself takes a quarter of an hour, more than a lock is retained for (tcp(7))."""
+        """A socket that gives a vanished peer up after some ``keep_interval``s; Linux by itself
+        takes a quarter of an hour, more than a lock is retained for (tcp(7))."""
         family, kind, protocol, *_ = address
         made = socket.socket(family, kind, protocol)
         seconds = max(1, round(self.keep_interval))
+        patience = max(2 * self.keep_interval, self.connect_timeout)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in (
             (socket.TCP_KEEPIDLE, seconds),
             (socket.TCP_KEEPINTVL, max(1, seconds // 4)),
             (socket.TCP_KEEPCNT, 4),
-            (socket.TCP_USER_TIMEOUT, round(2000 * self.keep_interval)),
+            (socket.TCP_USER_TIMEOUT, round(1000 * patience)),
         ):
             made.setsockopt(socket.IPPROTO_TCP, option, value)
         return made
@@ -219,14 +226,30 @@ class Session:
 
     async def aclose(self) -> None:
         """End what goes on in the background, then close every connection."""
+        self.closed = True
         try:
             if self._background:
-                _, late = await asyncio.wait(self._background, timeout=self.connect_timeout)
+                patience = min(self.connect_timeout, FAREWELL_SECONDS)
+                _, late = await asyncio.wait(self._background, timeout=patience)
                 for task in late:
                     task.cancel()
+                if late:
+                    await asyncio.wait(late)
         finally:
             if self._http is not None:
                 await self._http.close()
+
+
+def confirm_unlocked(answer: LockAnswer) -> None:
+    """Look whether an answer to an unlock says that it was this unlock that ended the hold.
+
+    :raises HoldEnded: it had ended before.
+    :raises ProtocolViolation: it says that there is a lock.
+    """
+    if answer.locked:
+        raise ProtocolViolation("the server answered the unlock with a lock")
+    if answer.reason is not None:
+        raise HoldEnded(answer.reason, answer.retained)
 
 
 def _sentence(body: bytes | bytearray) -> str:

@@ -157,7 +157,7 @@ class Api:
     async def _answer(self, http: web.BaseRequest) -> web.StreamResponse:
         try:
             if self._stopping:
-                raise ApiError(503, "the server is stopping", {hdrs.CONNECTION: "close"})
+                raise ApiError(503, "the server is stopping")
             request, handler = self._understand(http)
             return await handler(request)
         except ApiError as error:

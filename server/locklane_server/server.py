@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import anyio
 from aiohttp import web
@@ -29,6 +29,9 @@ BACKLOG = 4096
 RESERVED_DESCRIPTORS = 128
 """Of what the process may open: kept for files, and for telling a client that there are no more."""
 
+EXCESS_SECONDS = 5.0
+"""How long a connection beyond the bound may take to ask, and be told, before it is cut."""
+
 GRACE_SECONDS = 5.0
 """How long requests in progress may take to end when the server stops."""
 
@@ -47,16 +50,41 @@ class _CountingServer(web.Server):
     connections_opened = 0
     connections_open = 0
 
+    def __init__(self, *arguments: Any, bound: int, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._bound = bound
+        self.excess: dict[object, asyncio.TimerHandle] = {}
+        """Connections beyond the bound, by their handlers: they are told so, and closed."""
+
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         self.connections_opened += 1
         self.connections_open += 1
+        if self.connections_open > self._bound:
+            loop = asyncio.get_running_loop()
+            self.excess[handler] = loop.call_later(EXCESS_SECONDS, transport.abort)
         super().connection_made(handler, transport)
 
     def connection_lost(
         self, handler: web.RequestHandler, exc: BaseException | None = None
     ) -> None:
         self.connections_open -= 1
+        if (closing := self.excess.pop(handler, None)) is not None:
+            closing.cancel()
         super().connection_lost(handler, exc)
+
+    def admit(self, http: web.BaseRequest) -> bool:
+        """Whether a request may be answered on its connection.
+
+        A hold on a lock that was given out is let in for as long as there are descriptors: refused,
+        it would block the content's removal for ten minutes.
+        """
+        if http.protocol not in self.excess:
+            return True
+        room = self.connections_open <= self._bound + RESERVED_DESCRIPTORS // 2
+        if room and http.rel_url.raw_path.endswith("/keeplocked"):
+            self.excess.pop(http.protocol).cancel()
+            return True
+        return False
 
 
 class Server:
@@ -106,9 +134,11 @@ class Server:
         return self._http.connections_opened if self._http else 0
 
     async def _answer(self, http: web.BaseRequest) -> web.StreamResponse:
-        if self._http is not None and self._http.connections_open > self.connections:
+        if self._http is not None and not self._http.admit(http):
             full = f"the server has {self.connections} connections, as many as it may"
-            return ApiError(503, full, {"Connection": "close"}).response()
+            refusal = ApiError(503, full).response()
+            refusal.force_close()
+            return refusal
         return await self._api(http)
 
     async def __aenter__(self) -> Self:
@@ -117,6 +147,7 @@ class Server:
                 await served.restore()
             self._http = _CountingServer(
                 self._answer,
+                bound=self.connections,
                 access_log=None,
                 keepalive_timeout=IDLE_SECONDS,
                 # What a client compresses may be a thousand times as long as what it sends.

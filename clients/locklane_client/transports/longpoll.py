@@ -2,18 +2,19 @@
 wanted. Two requests per lock over connections that are used again ("keeplocked").
 
 What the client can know: that the lock was taken. That the hold is live it only assumes, as
-git-annex does: nothing answers a ``keeplocked`` before its end.
+git-annex does: nothing answers a ``keeplocked`` before its end. If the hold ends at the server in
+the moment of the unlock, the answer to the one is taken for the answer to the other, unless it has
+a reason (Locklane's server gives one).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from typing import ClassVar
 
 from locklane_client.errors import HoldEnded, LocklaneError, LockRefused, ProtocolViolation
-from locklane_client.session import Lost, Session
+from locklane_client.session import Lost, Session, confirm_unlocked
 from locklane_client.wire import KEEP, UNLOCK, LockAnswer, parse_lock_answer
 
 
@@ -35,7 +36,7 @@ class LongPoll:
         try:
             await hold.sent
         except BaseException:
-            session.in_background(_release(hold))
+            await hold.abandon()
             raise
         return hold
 
@@ -50,6 +51,7 @@ class LongPollHold:
         self._session = session
         self._lost = lost
         self._unlock_asked = asyncio.Event()
+        self._unlock_sent = False
         self._ended = False
         self._request = asyncio.create_task(
             session.post("keeplocked", version, lockid=lock_id, body=self._unlock_requests())
@@ -68,6 +70,7 @@ class LongPollHold:
                 # Keeps proxies and address translators from forgetting the connection, and lets
                 # this end find out that the other is gone.
                 yield KEEP + b"\n"
+        self._unlock_sent = True
         yield UNLOCK + b"\n"
 
     def _request_ended(self, request: asyncio.Task[bytes]) -> None:
@@ -102,20 +105,14 @@ class LongPollHold:
             await self.abandon()
             raise
         answer = _read("keeplocked", body)
-        if answer.locked:
-            raise ProtocolViolation("the server answered the unlock with a lock")
-        if answer.reason is not None:
-            raise HoldEnded(answer.reason, answer.retained)
+        if not self._unlock_sent:
+            raise HoldEnded(answer.reason or "the server ended the hold", answer.retained)
+        confirm_unlocked(answer)
 
     async def abandon(self) -> None:
         self._ended = True
         self._request.cancel()
         await asyncio.wait([self._request])
-
-
-async def _release(hold: LongPollHold) -> None:
-    with contextlib.suppress(LocklaneError):
-        await hold.unlock()
 
 
 def _read(request: str, body: bytes) -> LockAnswer:

@@ -21,13 +21,12 @@ from websockets.exceptions import (
 )
 
 from locklane_client.errors import (
-    HoldEnded,
     LocklaneError,
     LockRefused,
     ProtocolViolation,
     ServerUnreachable,
 )
-from locklane_client.session import MAX_ANSWER, Lost, Session
+from locklane_client.session import MAX_ANSWER, Lost, Session, confirm_unlocked
 from locklane_client.wire import UNLOCK, LockAnswer, parse_lock_answer
 
 
@@ -164,10 +163,7 @@ class WebsocketHold:
             raise
         session.counts.round_trips += 1
         session.in_background(_close(self._socket))
-        if answer.locked:
-            raise ProtocolViolation("the server answered the unlock with a lock")
-        if answer.reason is not None:
-            raise HoldEnded(answer.reason, answer.retained)
+        confirm_unlocked(answer)
 
     async def abandon(self) -> None:
         self._ended = True

@@ -17,7 +17,7 @@ import re
 import sqlite3
 import stat
 import uuid as uuids
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -40,6 +40,7 @@ REMOVERS = 8
 """Files deleted at the same time."""
 
 _log = logging.getLogger(__name__)
+_UUID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _STORE_ENTRY = re.compile(r"[0-9a-f]{3}|tmp|\.locklane|lost\+found")
 
 
@@ -88,7 +89,7 @@ class DirectoryRepository:
             another one, it holds what cannot be served, or the disk will not have it.
         """
         own = directory / ".locklane"
-        if uuid is not None and not re.fullmatch(r"[!-.0-Z\\^-~]+", uuid):
+        if uuid is not None and not _UUID.fullmatch(uuid):
             raise RepositoryError(f"{uuid!r} is no UUID: it has to be of plain letters and digits")
         try:
             _refuse_what_is_no_store(directory)
@@ -146,8 +147,7 @@ class DirectoryRepository:
     def _remove(self, path: Path, before: float | None) -> bool:
         above = path.parent
         try:
-            if not path.exists():
-                return True
+            path.stat()
             # git-annex leaves an object's own directory without write permission.
             above.chmod(0o755)
             if before is not None and self._clock() > before:
@@ -181,7 +181,10 @@ class DirectoryRepository:
             _log.warning("ended locks stay on disk, until their time if need be: %s", error)
 
     async def retained(self) -> list[Lock]:
-        return self._retention.all()
+        try:
+            return self._retention.all()
+        except sqlite3.Error as error:
+            raise RepositoryError(f"cannot read the locks of an earlier server: {error}") from error
 
     async def aclose(self) -> None:
         await self.tidy()
@@ -238,9 +241,9 @@ def _refuse_what_is_no_store(directory: Path) -> None:
 def _refuse_what_cannot_be_adopted(directory: Path, uuid: str | None) -> None:
     """Of a store that has not been served before; looks at every key in it."""
     keys = 0
-    for path in directory.glob("???/???/*"):
+    for name in _names(directory):
         try:
-            key = Key.from_file_name(path.name)
+            key = Key.from_file_name(name)
         except ValueError:
             continue
         keys += 1
@@ -258,14 +261,31 @@ def _refuse_what_cannot_be_adopted(directory: Path, uuid: str | None) -> None:
         )
 
 
+def _names(directory: Path) -> Iterator[str]:
+    """The names of what lies where keys do; what may not be listed is an OSError."""
+    try:
+        hashes = [entry for entry in os.scandir(directory) if len(entry.name) == 3]
+    except FileNotFoundError:
+        return
+    for first in hashes:
+        for second in os.scandir(first.path):
+            if len(second.name) == 3:
+                yield from (entry.name for entry in os.scandir(second.path))
+
+
 def _uuid(path: Path, wanted: str | None) -> str:
     try:
         known = path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         known = wanted or str(uuids.uuid4())
         new = path.with_suffix(".new")
-        new.write_text(known + "\n", encoding="utf-8")
+        with new.open("w", encoding="utf-8") as file:
+            file.write(known + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         new.replace(path)
+    if not _UUID.fullmatch(known):
+        raise RepositoryError(f"{path} does not hold a UUID; write the store's own into it")
     if wanted is not None and wanted != known:
         raise RepositoryError(f"{path.parent.parent} is repository {known}, not {wanted}")
     return known

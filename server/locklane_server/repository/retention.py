@@ -18,7 +18,7 @@ from locklane_server.clock import Clock, boot_id, boottime
 from locklane_server.locks import Lock
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS lock (
+CREATE TABLE lock (
     id TEXT PRIMARY KEY,
     key BLOB NOT NULL,
     owner BLOB NOT NULL,
@@ -27,6 +27,9 @@ CREATE TABLE IF NOT EXISTS lock (
     boot TEXT NOT NULL
 ) WITHOUT ROWID
 """
+_VERSION = 1
+"""Of the schema."""
+
 _ADD = "INSERT INTO lock VALUES (?, ?, ?, ?, ?, ?)"
 _REMOVE = "DELETE FROM lock WHERE id = ?"
 _ADOPT = "UPDATE lock SET locked_at = ?, boot = ? WHERE boot <> ?"
@@ -60,7 +63,12 @@ class Retention:
             self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = NORMAL")
-            self._database.execute(_SCHEMA)
+            (version,) = self._database.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                self._database.execute(_SCHEMA)
+                self._database.execute(f"PRAGMA user_version = {_VERSION}")
+            elif version != _VERSION:
+                raise sqlite3.DatabaseError(f"written by another version of Locklane ({version})")
         except BaseException:
             self._database.close()
             raise
