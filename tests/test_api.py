@@ -8,9 +8,11 @@ import base64
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -483,6 +485,29 @@ def test_an_encrypted_special_remote_is_refused(tmp_path: Path) -> None:
     (tmp_path / "special" / "0ab" / "1cd" / name).mkdir(parents=True)
     with pytest.raises(RepositoryError, match="encrypted"):
         DirectoryRepository.open(tmp_path / "special", uuid="u")
+
+
+def test_a_directory_is_adopted_only_if_all_of_it_can_be_listed(tmp_path: Path) -> None:
+    """A loop of symbolic links stands for any fault of the disk that hides the content."""
+    (tmp_path / "special").mkdir()
+    (tmp_path / "special" / "abc").symlink_to("abc")
+    with pytest.raises(RepositoryError, match="cannot use"):
+        DirectoryRepository.open(tmp_path / "special")
+    assert not (tmp_path / "special" / ".locklane" / "uuid").exists()
+
+
+@pytest.mark.parametrize("content", ["", "\n", "a b\n", "../x\n"])
+def test_a_store_whose_uuid_is_damaged_is_refused(store: Path, content: str) -> None:
+    (store / ".locklane" / "uuid").write_text(content)
+    with pytest.raises(RepositoryError, match="does not hold a UUID"):
+        DirectoryRepository.open(store)
+
+
+def test_retentions_of_another_version_are_refused_at_the_start(store: Path) -> None:
+    with closing(sqlite3.connect(store / ".locklane" / "retention.sqlite")) as database:
+        database.execute("PRAGMA user_version = 99")
+    with pytest.raises(RepositoryError, match=r"another version of Locklane \(99\)"):
+        DirectoryRepository.open(store)
 
 
 @pytest.fixture(scope="module")

@@ -114,3 +114,42 @@ async def test_a_full_server_still_lets_its_holders_unlock(
                 with pytest.raises(ServerUnreachable, match=FULL):
                     await others.enter_async_context(late.lock(keys[0]))
         await there.nothing_left()
+
+
+async def test_connections_beyond_the_bound_disturb_nobody_within_it_and_are_cut(
+    store: Path,
+    clock: FakeClock,
+    client: MakeClient,
+    key: Key,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They ask nothing, so they cannot be told; the holder's requests are answered all the same."""
+    monkeypatch.setattr("locklane_server.server.EXCESS_SECONDS", 0.2)
+    async with small_server(store, clock) as there, client(there.url) as holder:
+        async with holder.lock(key):
+            await eventually(lambda: there.live == 1)
+            silent = [
+                await asyncio.open_connection("127.0.0.1", there.server.port) for _ in range(4)
+            ]
+            cut = [reader.read() for reader, _ in silent[2:]]
+            async with asyncio.timeout(BOUND):
+                assert await asyncio.gather(*cut, return_exceptions=True)
+        assert there.locks == 0
+        for _, writer in silent:
+            writer.close()
+
+
+async def test_a_hold_on_a_lock_that_was_given_out_is_let_in_beyond_the_bound(
+    store: Path, clock: FakeClock, key: Key
+) -> None:
+    """Refused, it would block the removal of the content for ten minutes."""
+    async with small_server(store, clock) as there, AsyncExitStack() as others:
+        _, answer = await post(there.url, "lockcontent", key=key.text)
+        for _ in range(3):
+            await others.enter_async_context(connection(there))
+        with_unlock = await post(
+            there.url, "keeplocked", lockid=answer["lockid"], body=b'{"unlock":true}'
+        )
+        assert with_unlock == (200, {"locked": False})
+        status, _ = await post(there.url, "checkpresent", key=key.text)
+        assert status == 503

@@ -251,3 +251,17 @@ async def test_a_fifo_in_the_place_of_an_object_is_absent_and_holds_nothing_up(
             # Whoever waits for a writer after all, has one that goes away.
             if path.exists():
                 os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
+
+
+async def test_what_cannot_be_looked_at_is_not_said_to_be_removed(serve: Serve, key: Key) -> None:
+    """A loop of symbolic links stands for any fault of the disk that hides the content."""
+    async with serve() as there:
+        above = object_path(there.store, key).parent.parent
+        above.rename(there.store / "tmp")
+        above.symlink_to(above)
+        status, answer = await post(there.url, "remove", key=key.text)
+        assert status == 500
+        assert "cannot remove the content" in answer["error"]
+        above.unlink()
+        (there.store / "tmp").rename(above)
+        assert await post(there.url, "checkpresent", key=key.text) == (200, {"present": True})

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 from conftest import MakeClient, Serve, There, eventually
 
-from locklane_client import Client, Key, LockLost
+from locklane_client import Client, Key, LocklaneError, LockLost
 from locklane_server.locks import Lock as ServerLock
 from locklane_server.served import Hold
 
@@ -140,3 +140,85 @@ async def test_a_server_that_stops_before_the_unlock_arrives_leaves_the_retentio
                     there.served.end_holds("the server is stopping")
         assert 590 < lost.value.retained_for <= 600
         await there.retained(key)
+
+
+async def test_from_the_unlock_on_nothing_is_promised(
+    serve: Serve, client: MakeClient, key: Key
+) -> None:
+    async with serve() as there, client(there.url) as c:
+        async with c.lock(key) as lock:
+            assert 590 < lock.retained_for <= 600
+        assert lock.retained_for == 0
+        assert lock.lost is None
+
+
+async def test_a_client_closed_during_the_unlock_leaves_the_bodys_error_as_it_is(
+    serve: Serve, client: MakeClient, key: Key, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlocking, goes_on = asyncio.Event(), asyncio.Event()
+    at_once = Hold.unlock
+
+    async def slowly(hold: Hold) -> None:
+        unlocking.set()
+        await goes_on.wait()
+        await at_once(hold)
+
+    monkeypatch.setattr(Hold, "unlock", slowly)
+
+    async def fail(c: Client) -> None:
+        async with c.lock(key):
+            raise KeyError("the body's own")
+
+    async with serve() as there, client(there.url) as c:
+        task = asyncio.create_task(fail(c))
+        await unlocking.wait()
+        closing = asyncio.create_task(c.aclose())
+        await asyncio.sleep(0)
+        goes_on.set()
+        with pytest.raises(KeyError, match="the body's own"):
+            await task
+        await closing
+
+
+async def test_an_acquisition_that_is_cancelled_gives_back_what_the_server_grants(
+    serve: Serve, client: MakeClient, key: Key, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, goes_on = asyncio.Event(), asyncio.Event()
+    async with serve() as there, client(there.url) as c:
+        at_once = there.served.repository.lock_content
+
+        async def slowly(lock: ServerLock) -> bool:
+            asked.set()
+            await goes_on.wait()
+            return await at_once(lock)
+
+        monkeypatch.setattr(there.served.repository, "lock_content", slowly)
+
+        async def hold() -> None:
+            async with c.lock(key):
+                raise AssertionError("it was cancelled before")
+
+        task = asyncio.create_task(hold())
+        await asked.wait()
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        assert there.locks == 1
+        goes_on.set()
+        await eventually(lambda: there.locks == 0)
+        await there.nothing_left()
+
+
+async def test_a_closed_client_takes_no_lock(serve: Serve, client: MakeClient, key: Key) -> None:
+    async with serve() as there:
+        async with client(there.url) as c:
+            pass
+        with pytest.raises(LocklaneError, match="the client is closed"):
+            async with c.lock(key):
+                raise AssertionError("locked by a closed client")
+
+
+@pytest.mark.parametrize("seconds", [0, 0.01, -1, 3601, float("inf"), float("nan")])
+def test_an_interval_that_no_socket_can_keep_is_refused(seconds: float) -> None:
+    with pytest.raises(ValueError, match="keep_interval"):
+        Client("annex+http://h/git-annex/u", keep_interval=seconds)
