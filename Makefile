@@ -33,10 +33,10 @@ types: $(INSTALLED)  ## Static types
 bench-core: $(INSTALLED)  ## How fast and how small the lock manager is
 	$(BIN)/python -m locklane_bench.lockcore
 
-build/python-library: $(INSTALLED)
+build/python-library: | $(INSTALLED)
 	$(BIN)/python -m locklane_bench.sample $@
 
-reference: build/python-library  ## Make the reference report again, from a git-annex repository
+reference: $(INSTALLED) build/python-library  ## Make the reference report again, from a git-annex repository
 	$(BIN)/locklane compare --keys-from build/python-library --concurrency 1,8,16 --report reports/reference
 	$(BIN)/python -m locklane_bench.readme reports/reference/report.md README.md
 
