@@ -102,15 +102,6 @@ def test_two_different_uuids_are_refused() -> None:
     assert UUID in str(error.value)
 
 
-def test_an_address_of_another_repository_on_the_same_server_keeps_the_rest() -> None:
-    address = Address.parse(f"annex+https://alice:secret@h:1/git-annex/{UUID}")
-    other = address.with_uuid(OTHER)
-    assert other.uuid == OTHER
-    assert address.uuid == UUID
-    assert other.http_base == address.http_base
-    assert other.authorization == address.authorization
-
-
 @pytest.mark.parametrize(
     ("written", "host", "authority"),
     [
@@ -171,7 +162,7 @@ def test_credentials_are_in_no_text_of_the_address() -> None:
     address = Address.parse(f"annex+https://alice:hunter2@h/git-annex/{UUID}")
     assert repr(address) == f"Address('annex+https://h:9417/git-annex/{UUID}')"
     shown = [str(address), repr(address), f"{address!a}", f"{address}", repr([address])]
-    shown += [address.http_base, address.websocket_base, repr(address.with_uuid(OTHER))]
+    shown += [address.http_base, address.websocket_base]
     for text in shown:
         assert "alice" not in text
         assert "hunter2" not in text

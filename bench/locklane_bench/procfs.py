@@ -73,12 +73,6 @@ def tcp_passive_opens() -> int:
     return _snmp("PassiveOpens")
 
 
-def tcp_active_opens() -> int:
-    """Connections that this network namespace has begun to make, be they refused or not:
-    ``ActiveOpens``, ``Documentation/networking/snmp_counter.rst``."""
-    return _snmp("ActiveOpens")
-
-
 def time_wait(port: int, since: float | None = None) -> int:
     """Sockets in TIME_WAIT on loopback whose port is this one, at either end
     (``Documentation/networking/proc_net_tcp.rst``).

@@ -91,10 +91,6 @@ class Run:
     def drops_per_s(self) -> float:
         return self.files / self.wall_s
 
-    @property
-    def connections_per_file(self) -> float:
-        return self.client.connections / self.files if self.files else float("nan")
-
 
 @dataclass(frozen=True, slots=True)
 class AnnexDrop:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
 from .wire import DEFAULT_PORT, bracket, unbracket, unquote
@@ -71,9 +71,6 @@ class Address:
             return None
         pair = f"{self.user}:{self.password or ''}".encode("utf-8", "surrogateescape")
         return f"Basic {base64.b64encode(pair).decode('ascii')}"
-
-    def with_uuid(self, uuid: str) -> Address:
-        return replace(self, uuid=uuid)
 
     @classmethod
     def parse(cls, url: str, uuid: str | None = None) -> Address:

@@ -7,7 +7,6 @@ import signal
 import sys
 from contextlib import AsyncExitStack
 from importlib.metadata import EntryPoint, entry_points, version
-from typing import Any
 
 import anyio
 import click
@@ -61,11 +60,6 @@ def main() -> None:
 
     "locklane COMMAND --help" tells more and has examples.
     """
-
-
-@main.result_callback()
-def _flush(*_: Any, **__: Any) -> None:
-    sys.stdout.flush()
 
 
 @click.command(

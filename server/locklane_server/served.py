@@ -213,4 +213,7 @@ class ServedRepository:
         """:meth:`sweep` until cancelled."""
         while True:
             await anyio.sleep(SWEEP_SECONDS)
-            await self.sweep()
+            try:
+                await self.sweep()
+            except Exception:  # a fault of ours, which must not be the end of all sweeping
+                _log.exception("%s: what has ended could not be cleared away", self.uuid)

@@ -149,12 +149,6 @@ class Summary:
                 return each
         return None
 
-    def ceiling_at(self, transport: str, concurrency: int) -> Ceiling | None:
-        for each in self.ceilings:
-            if (each.transport, each.concurrency) == (transport, concurrency):
-                return each
-        return None
-
 
 def summarise(results: Results) -> Summary:
     """Work out every figure of the report."""

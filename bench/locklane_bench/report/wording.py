@@ -270,13 +270,6 @@ def times_form(value: float) -> str:
     return f"{value:.3f}" if f"{value:.2f}" == "1.00" else f"{value:.2f}"
 
 
-def _range(found: Spread | None) -> str:
-    if found is None:
-        return UNKNOWN
-    low, high = number(found.low), number(found.high)
-    return low if low == high else f"{low}–{high}"
-
-
 def _latency_sentence(here: list[Figures], concurrency: int, rate: float) -> str:
     """Where the load is a rate, the rate sets the drops per second and latency is the answer."""
     due = f"With {number(rate)} drops due per second and {at_a_time(concurrency)}"
