@@ -402,3 +402,31 @@ async def test_cancelled_while_nobody_answers_it_ends_at_once(client: MakeClient
         async with asyncio.timeout(5):
             with pytest.raises(asyncio.CancelledError):
                 await task
+
+
+async def test_longpoll_keeplocked_has_the_headers_that_long_polling_needs(key: Key) -> None:
+    """As the design page has them, and git-annex sends them."""
+    seen: dict[str, str] = {}
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        if request.path.endswith("/lockcontent"):
+            return web.json_response({"locked": True, "lockid": "x"})
+        seen.update(request.headers)
+        await request.read()
+        return web.json_response({"locked": False})
+
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        async with Client(f"http://127.0.0.1:{runner.addresses[0][1]}/git-annex/u") as c:
+            for _ in range(3):
+                async with c.lock(key):
+                    pass
+            assert c.connections_opened == 1
+    finally:
+        await runner.cleanup()
+    assert seen["Connection"] == "Keep-Alive"
+    assert seen["Keep-Alive"] == "timeout=1200"
+    assert seen["Content-Type"] == "application/json;charset=utf-8"
+    assert seen["Transfer-Encoding"] == "chunked"

@@ -7,7 +7,7 @@ import asyncio
 import json
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -50,6 +50,9 @@ class Counts:
 FAREWELL_SECONDS = 2.0
 """How long a client that is being closed waits for unlocks and closing handshakes that nobody
 else waits for."""
+
+
+_NO_HEADERS: Mapping[str, str] = {}
 
 
 class VersionNotServed(LocklaneError):
@@ -132,6 +135,7 @@ class Session:
         version: int,
         *,
         body: Any = None,
+        headers: Mapping[str, str] = _NO_HEADERS,
         wait: float | None = None,
         **parameters: str,
     ) -> bytes:
@@ -146,15 +150,22 @@ class Session:
         self.counts.requests += 1
         address = self.address
         base = address.http_base
-        extra: dict[str, Any] = {}
+        server_hostname = None
         if self.via is not None:
             base = replace(address, host=self.via[0], port=self.via[1]).http_base
-            extra = {"headers": {"Host": address.authority}, "server_hostname": address.host}
+            headers = {**headers, "Host": address.authority}
+            server_hostname = address.host
         url = URL(base + self.url(request, version, **parameters), encoded=True)
         try:
             async with (
                 asyncio.timeout(wait),
-                self.http.post(url, data=body, allow_redirects=False, **extra) as response,
+                self.http.post(
+                    url,
+                    data=body,
+                    headers=headers,
+                    server_hostname=server_hostname,
+                    allow_redirects=False,
+                ) as response,
             ):
                 text = await response.content.read(MAX_ANSWER + 1)
                 while not response.content.at_eof() and len(text) <= MAX_ANSWER:

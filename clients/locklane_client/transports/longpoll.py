@@ -15,7 +15,14 @@ from typing import ClassVar
 
 from locklane_client.errors import HoldEnded, LocklaneError, LockRefused, ProtocolViolation
 from locklane_client.session import Lost, Session, confirm_unlocked
-from locklane_client.wire import KEEP, UNLOCK, LockAnswer, parse_lock_answer
+from locklane_client.wire import JSON_TYPE, KEEP, UNLOCK, LockAnswer, parse_lock_answer
+
+KEEPLOCKED_HEADERS = {
+    "Content-Type": JSON_TYPE,
+    "Connection": "Keep-Alive",
+    "Keep-Alive": "timeout=1200",
+}
+"""As git-annex sends them ("keeplocked": "important to use Connection and Keep-Alive headers")."""
 
 
 class LongPoll:
@@ -54,7 +61,13 @@ class LongPollHold:
         self._unlock_sent = False
         self._ended = False
         self._request = asyncio.create_task(
-            session.post("keeplocked", version, lockid=lock_id, body=self._unlock_requests())
+            session.post(
+                "keeplocked",
+                version,
+                lockid=lock_id,
+                body=self._unlock_requests(),
+                headers=KEEPLOCKED_HEADERS,
+            )
         )
         self._request.add_done_callback(self._request_ended)
 
