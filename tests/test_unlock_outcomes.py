@@ -187,10 +187,10 @@ async def test_an_acquisition_that_is_cancelled_gives_back_what_the_server_grant
     async with serve() as there, client(there.url) as c:
         at_once = there.served.repository.lock_content
 
-        async def slowly(lock: ServerLock) -> bool:
+        async def slowly(key: Key, lock: ServerLock) -> bool:
             asked.set()
             await goes_on.wait()
-            return await at_once(lock)
+            return await at_once(key, lock)
 
         monkeypatch.setattr(there.served.repository, "lock_content", slowly)
 

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from locklane_bench.orders import Order, Outcome
 from locklane_bench.results import RelayCounts
+from locklane_client.address import join_host_port
 
 PATIENCE_SECONDS = 30.0
 """How long a process may take to start or to answer."""
@@ -165,10 +166,8 @@ class RelayChild(Child):
     """Where it listens, on 127.0.0.1."""
 
     def __init__(self, target_host: str, target_port: int) -> None:
-        target = f"[{target_host}]" if ":" in target_host else target_host
-        super().__init__(
-            ["locklane_bench.relayprocess", "--target", f"{target}:{target_port}"], "the relay"
-        )
+        target = join_host_port(target_host, target_port)
+        super().__init__(["locklane_bench.relayprocess", "--target", target], "the relay")
 
     def _greet(self) -> None:
         self.port = json.loads(self.read_line())["port"]
@@ -186,7 +185,7 @@ class RelayChild(Child):
 
     def retarget(self, host: str, port: int) -> None:
         """Send the connections to come elsewhere."""
-        self._ask(f"target [{host}]:{port}" if ":" in host else f"target {host}:{port}")
+        self._ask(f"target {join_host_port(host, port)}")
 
     def _ask(self, line: str) -> dict[str, Any]:
         self.write_line(line)

@@ -275,13 +275,7 @@ def command(settings: Settings) -> str:
 def disagreement(run: Run) -> str | None:
     """A sentence if the counts of a run's connections differ; ``None`` if all that there are
     agree."""
-    counts = {
-        "the client": run.client.connections,
-        "the server": run.server_connections,
-        "the relay": run.relay.connections if run.relay else None,
-        "the kernel": run.kernel_connections,
-    }
-    known = {who: count for who, count in counts.items() if count is not None}
+    known = run.counted_connections()
     if len(set(known.values())) == 1:
         return None
     said = ", ".join(f"{who} {count}" for who, count in known.items())

@@ -15,9 +15,10 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict
-from typing import NamedTuple, TextIO
+from typing import TextIO
 
 from locklane_bench.relay import Relay
+from locklane_client.address import split_host_port
 from locklane_client.loop import new_event_loop, use_all_descriptors
 
 EXAMPLE = """\
@@ -31,22 +32,6 @@ example:
 """
 
 
-class Address(NamedTuple):
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> Address:
-        """Read ``HOST:PORT``, an IPv6 host in brackets.
-
-        :raises ValueError: it is not that.
-        """
-        host, _, port = text.rpartition(":")
-        if not (host and port.isdecimal() and 0 < int(port) < 65536):
-            raise ValueError(f"not HOST:PORT: {text!r}")
-        return cls(host.removeprefix("[").removesuffix("]"), int(port))
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m locklane_bench.relayprocess",
@@ -57,7 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--target", required=True, type=_address, metavar="HOST:PORT", help="where the server is"
+        "--target",
+        required=True,
+        type=_target_option,
+        metavar="HOST:PORT",
+        help="where the server is",
     )
     target = parser.parse_args(arguments).target
     if not _can_be_waited_for(sys.stdin):
@@ -69,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 130
 
 
-async def serve(target: Address) -> None:
+async def serve(target: tuple[str, int]) -> None:
     """Relay, and answer the lines of standard input, until that ends."""
     lines = asyncio.StreamReader()
     pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
@@ -89,16 +78,23 @@ def answer(relay: Relay, line: str) -> dict[str, object]:
             return {**asdict(relay.counts), "open": relay.open}
         case ["target", address]:
             try:
-                relay.target = Address.parse(address)
+                relay.target = _target(address)
             except ValueError as error:
                 return {"error": str(error)}
             return {"target": address}
     return {"error": f"neither 'counts' nor 'target HOST:PORT': {line!r}"}
 
 
-def _address(text: str) -> Address:
+def _target(text: str) -> tuple[str, int]:
+    host, port = split_host_port(text)
+    if port == 0:
+        raise ValueError(f"not HOST:PORT: {text!r}")
+    return host, port
+
+
+def _target_option(text: str) -> tuple[str, int]:
     try:
-        return Address.parse(text)
+        return _target(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

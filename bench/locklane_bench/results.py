@@ -79,6 +79,17 @@ class Run:
     time_wait: int | None
     """Sockets of the server's address left in TIME_WAIT by this run."""
 
+    def counted_connections(self) -> dict[str, int]:
+        """Connections of this run as each side counted them, by who it was; without those who
+        could not."""
+        everybody = {
+            "the client": self.client.connections,
+            "the server": self.server_connections,
+            "the relay": self.relay.connections if self.relay else None,
+            "the kernel": self.kernel_connections,
+        }
+        return {who: count for who, count in everybody.items() if count is not None}
+
     def percentile_ms(self, percent: float) -> float:
         """Latency that ``percent`` (0 to 100) of the drops did not exceed, nearest rank."""
         ordered = sorted(self.latency_ms)

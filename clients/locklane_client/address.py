@@ -48,7 +48,7 @@ class Address:
     @property
     def authority(self) -> str:
         """``host:port``, as in the ``Host`` header."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return join_host_port(self.host, self.port)
 
     @property
     def http_base(self) -> str:
@@ -123,6 +123,22 @@ class Address:
             None if parts.username is None else unquote(parts.username),
             None if parts.password is None else unquote(parts.password),
         )
+
+
+def join_host_port(host: str, port: int) -> str:
+    """``host:port``, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def split_host_port(text: str) -> tuple[str, int]:
+    """Undo :func:`join_host_port`; the port is 0 to 65535.
+
+    :raises ValueError: it is not that.
+    """
+    host, _, port = text.rpartition(":")
+    if not (host and port.isascii() and port.isdecimal() and int(port) < 65536):
+        raise ValueError(f"not HOST:PORT: {text!r}")
+    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def _quote(text: str) -> str:

@@ -15,8 +15,8 @@ import aiohttp
 from yarl import URL
 
 from .address import Address
-from .errors import AccessDenied, HoldEnded, LocklaneError, ProtocolViolation, ServerUnreachable
-from .wire import VERSIONS, LockAnswer, request_path
+from .errors import AccessDenied, LocklaneError, ProtocolViolation, ServerUnreachable
+from .wire import VERSIONS, request_path
 
 T = TypeVar("T")
 
@@ -30,6 +30,12 @@ MAX_ANSWER = 64 * 1024
 IDLE_SECONDS = 15.0
 """How long an unused connection stays open. Shorter than any server's own limit (30 s in
 git-annex's), so that a request is hardly ever sent into a connection that is being closed."""
+
+FAREWELL_SECONDS = 2.0
+"""How long a client that is being closed waits for unlocks and closing handshakes that nobody
+else waits for."""
+
+_NO_HEADERS: Mapping[str, str] = {}
 
 
 @dataclass(slots=True)
@@ -45,14 +51,6 @@ class Counts:
     round_trips: int = 0
     """Times that somebody had to wait for the peer: a TCP handshake, a TLS 1.3 handshake, an
     answer."""
-
-
-FAREWELL_SECONDS = 2.0
-"""How long a client that is being closed waits for unlocks and closing handshakes that nobody
-else waits for."""
-
-
-_NO_HEADERS: Mapping[str, str] = {}
 
 
 class VersionNotServed(LocklaneError):
@@ -249,18 +247,6 @@ class Session:
         finally:
             if self._http is not None:
                 await self._http.close()
-
-
-def confirm_unlocked(answer: LockAnswer) -> None:
-    """Look whether an answer to an unlock says that it was this unlock that ended the hold.
-
-    :raises HoldEnded: it had ended before.
-    :raises ProtocolViolation: it says that there is a lock.
-    """
-    if answer.locked:
-        raise ProtocolViolation("the server answered the unlock with a lock")
-    if answer.reason is not None:
-        raise HoldEnded(answer.reason, answer.retained)
 
 
 def _sentence(body: bytes | bytearray) -> str:

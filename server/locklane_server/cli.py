@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 from aiohttp import web
 
+from locklane_client.address import join_host_port, split_host_port
 from locklane_client.loop import run, use_all_descriptors
 from locklane_client.options import Names
 from locklane_client.wire import DEFAULT_PORT, bracket
@@ -27,10 +28,10 @@ from locklane_server.transports import TRANSPORTS
 def _address(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, int] | None:
     if value is None:
         return None
-    host, _colon, port = value.rpartition(":")
-    if not (host and port.isascii() and port.isdigit() and int(port) < 65536):
-        raise click.BadParameter("write HOST:PORT, for example 127.0.0.1:9418")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    try:
+        return split_host_port(value)
+    except ValueError as error:
+        raise click.BadParameter("write HOST:PORT, for example 127.0.0.1:9418") from error
 
 
 @click.command(
@@ -151,13 +152,9 @@ async def _serve(server: Server, metrics_address: tuple[str, int] | None) -> Non
             stack.push_async_callback(runner.cleanup)
             await web.TCPSite(runner, *metrics_address).start()
             host, port = runner.addresses[0][:2]
-            click.echo(f"metrics at http://{_host(host)}:{port}/metrics")
+            click.echo(f"metrics at http://{join_host_port(host, port)}/metrics")
         for served in server.repositories:
-            base = f"annex+http://{_host(server.host)}:{server.port}/git-annex/"
+            base = f"annex+http://{join_host_port(server.host, server.port)}/git-annex/"
             click.echo(f"serving {base}{bracket(served.uuid)}")
         sys.stdout.flush()
         await stop.wait()
-
-
-def _host(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

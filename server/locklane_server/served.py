@@ -124,7 +124,7 @@ class ServedRepository:
             self.locks_refused[lock] += 1
             return lock
         try:
-            kept = await self.repository.lock_content(lock)
+            kept = await self.repository.lock_content(key, lock)
         except RepositoryError:
             self.manager.unlock(lock.id, self.clock())
             raise

@@ -311,7 +311,8 @@ def _counts(runs: list[Run], transports: list[str]) -> list[Counted]:
         groups, key=lambda key: (key[0] == BARE, key[0], key[2], order.get(key[1], last), key[3])
     ):
         group = groups[key]
-        checked = [found for run in group if len(found := counts_of_run(run)) > 1]
+        counted_by = [run.counted_connections().values() for run in group]
+        checked = [found for found in counted_by if len(found) > 1]
         counted.append(
             Counted(
                 *key,
@@ -326,17 +327,6 @@ def _counts(runs: list[Run], transports: list[str]) -> list[Counted]:
             )
         )
     return counted
-
-
-def counts_of_run(run: Run) -> list[int]:
-    """Connections of one run by everybody who could count them."""
-    everybody = [
-        run.client.connections,
-        run.server_connections,
-        run.relay.connections if run.relay else None,
-        run.kernel_connections,
-    ]
-    return [count for count in everybody if count is not None]
 
 
 def _sum(values: Iterable[int | None]) -> int | None:

@@ -18,12 +18,7 @@ from locklane_bench.report.summary import (
     spread,
 )
 from locklane_bench.results import Results
-
-KNOWN = {
-    "longpoll": "that it was taken",
-    "websocket": "that it was taken, that its hold is live, and when it is lost",
-}
-"""What a client can know about its lock, by transport: see their modules."""
+from locklane_client.transports import TRANSPORTS
 
 UNKNOWN = "–"
 
@@ -183,9 +178,9 @@ def _answer_for(server: str, results: Results, summary: Summary) -> list[str]:
     if len(here) == 2:
         sentences += _price_sentences(here)
     known = [
-        f"with {each.transport}, {KNOWN[each.transport]}"
+        f"with {each.transport}, {TRANSPORTS[each.transport].knows}"
         for each in here
-        if each.transport in KNOWN
+        if each.transport in TRANSPORTS
     ]
     if known:
         sentences.append(f"What the holder of a lock can know: {'; '.join(known)}.")

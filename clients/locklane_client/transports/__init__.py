@@ -34,6 +34,8 @@ class Transport(Protocol):
     """A way for holds to travel."""
 
     name: ClassVar[str]
+    knows: ClassVar[str]
+    """What a client can know about its lock, in words that follow "knows"."""
 
     def __init__(self, session: Session) -> None: ...
 

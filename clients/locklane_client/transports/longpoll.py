@@ -13,9 +13,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import ClassVar
 
-from locklane_client.errors import HoldEnded, LocklaneError, LockRefused, ProtocolViolation
-from locklane_client.session import Lost, Session, confirm_unlocked
-from locklane_client.wire import JSON_TYPE, KEEP, UNLOCK, LockAnswer, parse_lock_answer
+from locklane_client.answers import confirm_locked, confirm_unlocked, read_answer
+from locklane_client.errors import HoldEnded, LocklaneError
+from locklane_client.session import Lost, Session
+from locklane_client.wire import JSON_TYPE, KEEP, UNLOCK
 
 KEEPLOCKED_HEADERS = {
     "Content-Type": JSON_TYPE,
@@ -29,6 +30,7 @@ class LongPoll:
     """See the module."""
 
     name: ClassVar[str] = "longpoll"
+    knows: ClassVar[str] = "that it was taken"
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -36,10 +38,8 @@ class LongPoll:
     async def acquire(self, key: str, version: int, lost: Lost) -> LongPollHold:
         session = self._session
         body = await session.post("lockcontent", version, key=key, wait=session.answer_timeout)
-        answer = _read("lockcontent", body)
-        if answer.lock_id is None:
-            raise LockRefused(answer.reason or "the server did not lock the content")
-        hold = LongPollHold(session, version, answer.lock_id, lost)
+        lock_id = confirm_locked(read_answer("the answer to lockcontent", body))
+        hold = LongPollHold(session, version, lock_id, lost)
         try:
             await hold.sent
         except BaseException:
@@ -99,7 +99,7 @@ class LongPollHold:
             self._lost(str(error), True)
             return
         try:
-            answer = _read("keeplocked", request.result())
+            answer = read_answer("the answer to keeplocked", request.result())
             self._lost(answer.reason or "the server ended the hold", answer.retained)
         except LocklaneError as violation:
             self._lost(str(violation), True)
@@ -117,7 +117,7 @@ class LongPollHold:
         except asyncio.CancelledError:
             await self.abandon()
             raise
-        answer = _read("keeplocked", body)
+        answer = read_answer("the answer to keeplocked", body)
         if not self._unlock_sent:
             raise HoldEnded(answer.reason or "the server ended the hold", answer.retained)
         confirm_unlocked(answer)
@@ -126,10 +126,3 @@ class LongPollHold:
         self._ended = True
         self._request.cancel()
         await asyncio.wait([self._request])
-
-
-def _read(request: str, body: bytes) -> LockAnswer:
-    try:
-        return parse_lock_answer(body)
-    except ValueError as error:
-        raise ProtocolViolation(f"the answer to {request} cannot be read: {error}") from error

@@ -20,20 +20,22 @@ from websockets.exceptions import (
     WebSocketException,
 )
 
+from locklane_client.answers import confirm_locked, confirm_unlocked, read_answer
 from locklane_client.errors import (
     LocklaneError,
     LockRefused,
     ProtocolViolation,
     ServerUnreachable,
 )
-from locklane_client.session import MAX_ANSWER, Lost, Session, confirm_unlocked
-from locklane_client.wire import UNLOCK, LockAnswer, parse_lock_answer
+from locklane_client.session import MAX_ANSWER, Lost, Session
+from locklane_client.wire import UNLOCK, LockAnswer
 
 
 class Websocket:
     """See the module."""
 
     name: ClassVar[str] = "websocket"
+    knows: ClassVar[str] = "that it was taken, that its hold is live, and when it is lost"
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -43,9 +45,7 @@ class Websocket:
         socket = await self._open(key, version)
         try:
             async with asyncio.timeout(self._session.answer_timeout):
-                answer = await _receive(self._session, socket)
-            if answer.lock_id is None:
-                raise LockRefused(answer.reason or "the server did not lock the content")
+                lock_id = confirm_locked(await _receive(self._session, socket))
         except TimeoutError as error:
             await _drop(socket)
             raise ServerUnreachable(
@@ -58,7 +58,7 @@ class Websocket:
         except BaseException:
             await _drop(socket)
             raise
-        return WebsocketHold(self._session, socket, answer.lock_id, lost)
+        return WebsocketHold(self._session, socket, lock_id, lost)
 
     async def _open(self, key: str, version: int) -> ClientConnection:
         session = self._session
@@ -199,10 +199,7 @@ async def _receive(session: Session, socket: ClientConnection) -> LockAnswer:
     session.counts.messages += 1
     if isinstance(message, bytes):
         raise ProtocolViolation("the server sent a binary message")
-    try:
-        return parse_lock_answer(message)
-    except ValueError as error:
-        raise ProtocolViolation(f"the server's message cannot be read: {error}") from error
+    return read_answer("the server's message", message)
 
 
 async def _close(socket: ClientConnection) -> None:

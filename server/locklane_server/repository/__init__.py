@@ -50,7 +50,7 @@ class Repository(Protocol):
         :raises RepositoryError: it is still there.
         """
 
-    async def lock_content(self, lock: Lock) -> bool:
+    async def lock_content(self, key: Key, lock: Lock) -> bool:
         """Make a promise good that the lock manager gave: record its retention so that it
         outlives this process, and see that the content is there.
 

@@ -162,8 +162,8 @@ class DirectoryRepository:
                 directory.rmdir()
         return True
 
-    async def lock_content(self, lock: Lock) -> bool:
-        if not await self.present(Key.parse(lock.key)):
+    async def lock_content(self, key: Key, lock: Lock) -> bool:
+        if not await self.present(key):
             return False
         try:
             self._retention.add(lock)
