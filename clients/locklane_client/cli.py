@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 from contextlib import AsyncExitStack
 from importlib.metadata import EntryPoint, entry_points, version
@@ -12,7 +11,13 @@ import anyio
 import click
 
 from locklane_client.client import Client
-from locklane_client.errors import LocklaneError, LockLost, LockRefused
+from locklane_client.commands import (
+    errors_as_sentences,
+    make_client,
+    on_interrupt,
+    server_options,
+)
+from locklane_client.errors import LockRefused
 from locklane_client.loop import run, use_all_descriptors
 from locklane_client.transports import TRANSPORTS
 
@@ -73,7 +78,7 @@ Examples:
         annex+https://alice:secret@annex.example.org/git-annex/UUID KEY1 KEY2
 """,
 )
-@click.argument("url")
+@server_options
 @click.argument("keys", nargs=-1, required=True, metavar="KEY...")
 @click.option(
     "--transport",
@@ -82,15 +87,6 @@ Examples:
     show_default=True,
     help="How the locks travel.",
 )
-@click.option("--uuid", help="UUID of the repository, where URL does not end in it.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(0, min_open=True),
-    default=30.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to wait for an answer.",
-)
 def lock(url: str, keys: tuple[str, ...], transport: str, uuid: str | None, timeout: float) -> None:
     """Hold locks on KEYs in the repository at URL until interrupted.
 
@@ -98,31 +94,10 @@ def lock(url: str, keys: tuple[str, ...], transport: str, uuid: str | None, time
     when all are held. On ctrl-C or SIGTERM it unlocks and ends with 0. It ends with 1 if a lock is
     refused, or lost while it is held.
     """
-    try:
-        client = Client(
-            url, uuid, transport=transport, answer_timeout=timeout, connect_timeout=timeout
-        )
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
+    client = make_client(url, uuid, timeout, transport=transport)
     use_all_descriptors()
-    try:
+    with errors_as_sentences():
         run(_hold(client, tuple(dict.fromkeys(keys))))
-    except* LockLost as lost:
-        raise click.ClickException("lost: " + _sentences(lost)) from lost
-    except* LocklaneError as errors:
-        raise click.ClickException(_sentences(errors)) from errors
-    except* ValueError as errors:
-        raise click.UsageError(_sentences(errors)) from errors
-
-
-def _sentences(errors: BaseExceptionGroup[BaseException]) -> str:
-    lines: dict[str, None] = {}
-    for error in errors.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            lines[_sentences(error)] = None
-        else:
-            lines[str(error)] = None
-    return "\n".join(lines)
 
 
 async def _hold(client: Client, keys: tuple[str, ...]) -> None:
@@ -135,9 +110,7 @@ async def _hold(client: Client, keys: tuple[str, ...]) -> None:
         if acquiring:
             everything.cancel("interrupted")
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, interrupt)
+    on_interrupt(interrupt)
     with everything:
         async with client, AsyncExitStack() as held:
             for key in keys:

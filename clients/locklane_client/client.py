@@ -1,23 +1,30 @@
-"""The client: one repository behind the HTTP API, and locks on its content."""
+"""The client: one repository behind the HTTP API, its content and locks on it."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import time
 import uuid as uuids
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import anyio
 
+from . import requests
 from .address import Address
+from .download import Got, download
 from .errors import HoldEnded, LocklaneError, LockLost
+from .files import Progress
 from .key import Key
+from .requests import Removed
 from .session import Counts, Session
 from .transports import TRANSPORTS, Hold
+from .upload import Stored, announce, upload
 from .wire import RETENTION
 
 
@@ -75,6 +82,8 @@ class Client:
     :param answer_timeout: seconds to wait for an answer, over 0. A hold itself has no limit.
     :param keep_interval: seconds after which an idle hold shows that it is alive, 0.05 to 3600. A
         peer that vanished is noticed within about three times that.
+    :param stall_timeout: seconds without a byte of content, over 0, after which a transfer is given
+        up. Waiting for the server to check an upload is not bounded by it.
     :param via: host and port to connect to in the place of the URL's: a tunnel or a relay. The
         server is still spoken to, and its certificate checked, under the URL's name.
     :raises ValueError: the URL, the transport's name or a number cannot be used.
@@ -93,6 +102,7 @@ class Client:
         connect_timeout: float = 10.0,
         answer_timeout: float = 30.0,
         keep_interval: float = 20.0,
+        stall_timeout: float = 300.0,
         via: tuple[str, int] | None = None,
     ) -> None:
         if transport not in TRANSPORTS:
@@ -101,6 +111,7 @@ class Client:
             ("connect_timeout", connect_timeout),
             ("answer_timeout", answer_timeout),
             ("keep_interval", keep_interval),
+            ("stall_timeout", stall_timeout),
         ):
             if not 0 < seconds < 1e6:
                 raise ValueError(f"{name} has to be over 0 and below a million s, not {seconds!r}")
@@ -113,6 +124,7 @@ class Client:
             connect_timeout,
             answer_timeout,
             keep_interval,
+            stall_timeout,
             via,
         )
         self._transport = TRANSPORTS[transport](self._session)
@@ -178,7 +190,7 @@ class Client:
         :raises ProtocolViolation: the peer does not speak the protocol.
         :raises ValueError: that is no key.
         """
-        key = key if isinstance(key, Key) else Key.parse(key)
+        key = _key(key)
         lock = Lock(key, _clock() + RETENTION, interrupt)
         hold = await self._acquire(key, lock)
         lock.lock_id = hold.lock_id
@@ -195,11 +207,135 @@ class Client:
             raise
         await self._end(lock, hold, quiet=False)
 
-    async def _acquire(self, key: Key, lock: Lock) -> Hold:
+    async def check_present(self, key: str | Key) -> bool:
+        """Whether the server has the content of a key ("checkpresent"). It does not promise to keep
+        it: that takes :meth:`lock`.
+
+        :raises ServerUnreachable: no server, or no answer in time.
+        :raises AccessDenied: credentials are missing, wrong or not enough.
+        :raises ProtocolViolation: the peer does not speak the protocol.
+        :raises ValueError: that is no key.
+        """
+        return await requests.check_present(self._open, _key(key))
+
+    async def remove(self, key: str | Key) -> Removed:
+        """Remove the content of a key from the server ("remove"). To have removed it is also to
+        find that it was not there.
+
+        Nothing is checked but locks on this server: who removes has to know that enough other
+        copies are there, and will be there by then.
+
+        :raises RemovalRefused: the server did not remove it.
+        :raises ServerFailed: git-annex's server answers so if the content is locked.
+        :raises LocklaneError: as :meth:`check_present`; whether it was removed is unknown then.
+        """
+        return await requests.remove(self._open, _key(key))
+
+    async def remove_before(self, key: str | Key, timestamp: int) -> Removed:
+        """:meth:`remove`, unless the server's clock is past a time ("remove-before").
+
+        :param timestamp: what :meth:`timestamp` said, plus the seconds for which locks held
+            elsewhere are sure to last. 0 or more.
+        :raises RemovalRefused: the server did not remove it; its clock may be past the time.
+        :raises NotSupported: it speaks a version of the protocol before 3. Nothing was removed.
+        :raises LocklaneError: as :meth:`remove`.
+        """
+        if timestamp < 0:
+            raise ValueError(f"the timestamp has to be 0 or more, not {timestamp}")
+        return await requests.remove_before(self._open, _key(key), timestamp)
+
+    async def timestamp(self) -> int:
+        """The server's clock, for :meth:`remove_before` ("gettimestamp"): whole seconds, 0 or more,
+        from a beginning that only the server knows.
+
+        :raises NotSupported: it speaks a version of the protocol before 3.
+        :raises LocklaneError: as :meth:`check_present`.
+        """
+        return await requests.timestamp(self._open)
+
+    async def get(
+        self,
+        key: str | Key,
+        path: str | os.PathLike[str],
+        *,
+        progress: Progress | None = None,
+        verify: bool = True,
+        associated_file: str | None = None,
+    ) -> Got:
+        """Download the content of a key to a file ("GET key").
+
+        Until it is whole, what came is in ``PATH.part`` beside it. If the attempt fails or is
+        cancelled, and the content can be verified by a hash, that is left there, and the next
+        attempt goes on from it. When the size and the hash are right and all is on the disk, it
+        becomes ``PATH`` in one step. What cannot be verified by a hash is begun anew every time.
+
+        :param path: the file to make; its directory has to exist, and it must not.
+        :param progress: called now and then, on the event loop, with how many bytes are there, and
+            how many there will be, or ``None``. What it raises ends the download.
+        :param verify: ``False``: take the server's word for it that the content is right.
+        :param associated_file: name of a file in the repository that has the key.
+        :raises NotPresent: the server does not have it.
+        :raises WrongContent: what the server has under that key is something else.
+        :raises TransferIncomplete: the connection broke, or the content changed while it was sent.
+        :raises Unverifiable: nobody could say whether all of it came.
+        :raises LocalFileError: the file exists, or it or the part cannot be written.
+        :raises LocklaneError: as :meth:`check_present`.
+        """
+        return await download(
+            self._open,
+            _key(key),
+            Path(path),
+            progress=progress,
+            verify=verify,
+            associated_file=associated_file,
+        )
+
+    async def put(
+        self,
+        key: str | Key,
+        path: str | os.PathLike[str] | None,
+        *,
+        progress: Progress | None = None,
+        associated_file: str | None = None,
+        data_present: bool = False,
+    ) -> Stored:
+        """Upload a file as the content of a key ("put"), from where an earlier attempt stopped, if
+        the server has kept what came of it ("putoffset", version 1 and later).
+
+        :param path: the file. Its size has to be the key's; the hash is left to the server.
+        :param progress: called now and then, on the event loop, with how many bytes are on their
+            way, and how many there are. What it raises ends the upload.
+        :param associated_file: name of a file in the repository that has the key.
+        :param data_present: send nothing, and let the server look for the content itself, which
+            came to it in another way; the path may be ``None``.
+        :raises PutRefused: the server did not store it.
+        :raises ContentChanged: the file changed while it was sent, so nothing was stored.
+        :raises WrongContent: the file has another size than the key; nothing was sent.
+        :raises NotSupported: ``data_present`` before version 4 of the protocol.
+        :raises LocalFileError: the file cannot be read.
+        :raises LocklaneError: as :meth:`check_present`.
+        """
+        if data_present:
+            return await announce(self._open, _key(key), associated_file=associated_file)
+        if path is None:
+            raise ValueError("there is no path to put the content from")
+        return await upload(
+            self._open,
+            _key(key),
+            Path(path),
+            progress=progress,
+            associated_file=associated_file,
+        )
+
+    @property
+    def _open(self) -> Session:
         if self._session.closed:
             raise LocklaneError("the client is closed")
+        return self._session
+
+    async def _acquire(self, key: Key, lock: Lock) -> Hold:
         taking = asyncio.create_task(
-            self._session.with_version(
+            self._open.with_version(
                 lambda version: self._transport.acquire(key.text, version, lock._lose)
             )
         )
@@ -225,6 +361,10 @@ class Client:
                     lock._lose(f"nobody confirmed the unlock: {error}", False)
         if lock.lost is not None and not quiet:
             raise LockLost(lock.lost, lock.retained_for)
+
+
+def _key(key: str | Key) -> Key:
+    return key if isinstance(key, Key) else Key.parse(key)
 
 
 async def _give_back(taking: asyncio.Task[Hold]) -> None:

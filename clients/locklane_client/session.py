@@ -7,7 +7,8 @@ import asyncio
 import json
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -15,7 +16,13 @@ import aiohttp
 from yarl import URL
 
 from .address import Address
-from .errors import AccessDenied, LocklaneError, ProtocolViolation, ServerUnreachable
+from .errors import (
+    AccessDenied,
+    LocklaneError,
+    ProtocolViolation,
+    ServerFailed,
+    ServerUnreachable,
+)
 from .wire import VERSIONS, request_path
 
 T = TypeVar("T")
@@ -26,6 +33,9 @@ for the rest of its ten minutes (it has not said otherwise)."""
 
 MAX_ANSWER = 64 * 1024
 """Longest answer read, in bytes; every answer of the API that is not content is far shorter."""
+
+READ_AHEAD = 512 * 1024
+"""Bytes of an answer that may wait to be read before the peer is held up (twice that, in fact)."""
 
 IDLE_SECONDS = 15.0
 """How long an unused connection stays open. Shorter than any server's own limit (30 s in
@@ -54,7 +64,8 @@ class Counts:
 
 
 class VersionNotServed(LocklaneError):
-    """404: this version of the protocol, or this repository, is not served there."""
+    """404, or "bad version": this version of the protocol, or this repository, is not served
+    there."""
 
 
 @dataclass(slots=True)
@@ -67,6 +78,7 @@ class Session:
     connect_timeout: float
     answer_timeout: float
     keep_interval: float
+    stall_timeout: float = 300.0
     via: tuple[str, int] | None = None
     closed: bool = False
     counts: Counts = field(default_factory=Counts)
@@ -127,23 +139,28 @@ class Session:
             self.address.uuid, version, request, **parameters, clientuuid=self.client_uuid
         )
 
-    async def post(
+    @asynccontextmanager
+    async def send(
         self,
+        method: str,
         request: str,
         version: int,
+        parameters: Mapping[str, str | int | None],
         *,
         body: Any = None,
         headers: Mapping[str, str] = _NO_HEADERS,
-        wait: float | None = None,
-        **parameters: str,
-    ) -> bytes:
-        """Send a POST and read the answer.
+        head_wait: float | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request; the body of the ``with`` has the response once its head is there. Read
+        the rest with :meth:`answer` or :meth:`block`.
 
-        :param wait: seconds to wait for the answer; ``None`` waits for as long as it takes.
-        :raises ServerUnreachable: no connection, no answer in time, or the connection broke.
-        :raises AccessDenied: 401 or 403.
-        :raises VersionNotServed: 404.
-        :raises ProtocolViolation: any other answer than 200, or one that is too long.
+        :param request: what follows the version in the path, percent-encoded.
+        :param parameters: as :func:`~locklane_client.wire.request_path` takes them.
+        :param body: bytes, or an iterator of them that is sent as it yields. What of it has not
+            been sent when the ``with`` ends is not sent, and the connection is closed.
+        :param head_wait: seconds to wait for the head; ``None`` waits for as long as it takes.
+        :raises ServerUnreachable: no connection, it broke, or no head in time.
+        :raises ProtocolViolation: the peer did not speak HTTP.
         """
         self.counts.requests += 1
         address = self.address
@@ -155,26 +172,96 @@ class Session:
             server_hostname = address.host
         url = URL(base + self.url(request, version, **parameters), encoded=True)
         try:
+            async with asyncio.timeout(head_wait):
+                with self._plainly():
+                    response = await self.http.request(
+                        method,
+                        url,
+                        data=body,
+                        headers=headers,
+                        server_hostname=server_hostname,
+                        allow_redirects=False,
+                        read_bufsize=READ_AHEAD,
+                    )
+        except TimeoutError as error:
+            raise ServerUnreachable(f"{address} did not answer within {head_wait} s") from error
+        async with response:
+            yield response
+            self.counts.round_trips += 1
+
+    async def answer(self, request: str, response: aiohttp.ClientResponse) -> bytes:
+        """The body of a response that is not content.
+
+        :raises ServerUnreachable: the connection broke.
+        :raises ProtocolViolation: it is too long.
+        """
+        text = b""
+        with self._plainly():
+            while len(text) <= MAX_ANSWER:
+                more = await response.content.read(MAX_ANSWER + 1 - len(text))
+                if not more:
+                    return text
+                text += more
+        raise ProtocolViolation(f"{self.address} answered {request} with over {MAX_ANSWER} bytes")
+
+    async def block(self, response: aiohttp.ClientResponse) -> bytes:
+        """Some more of the content in a response; empty at its end.
+
+        :raises ServerUnreachable: the connection broke, or nothing came for ``stall_timeout``.
+        :raises ProtocolViolation: the peer did not speak HTTP.
+        """
+        try:
+            async with asyncio.timeout(self.stall_timeout):
+                with self._plainly():
+                    return await response.content.readany()
+        except TimeoutError as error:
+            raise self.stalled() from error
+
+    def stalled(self) -> ServerUnreachable:
+        """The error that ``stall_timeout`` without a byte of content amounts to."""
+        return ServerUnreachable(f"{self.address} made no progress for {self.stall_timeout:g} s")
+
+    async def post(
+        self,
+        request: str,
+        version: int,
+        *,
+        body: Any = None,
+        headers: Mapping[str, str] = _NO_HEADERS,
+        wait: float | None = None,
+        **parameters: str | int | None,
+    ) -> bytes:
+        """Send a POST and read the answer.
+
+        :param wait: seconds to wait for the answer; ``None`` waits for as long as it takes.
+        :raises ServerUnreachable: no connection, no answer in time, or the connection broke.
+        :raises AccessDenied: 401 or 403.
+        :raises VersionNotServed: 404.
+        :raises ProtocolViolation: any other answer than 200, or one that is too long.
+        """
+        try:
             async with (
                 asyncio.timeout(wait),
-                self.http.post(
-                    url,
-                    data=body,
-                    headers=headers,
-                    server_hostname=server_hostname,
-                    allow_redirects=False,
+                self.send(
+                    "POST", request, version, parameters, body=body, headers=headers
                 ) as response,
             ):
-                text = await response.content.read(MAX_ANSWER + 1)
-                while not response.content.at_eof() and len(text) <= MAX_ANSWER:
-                    text += await response.content.read(MAX_ANSWER + 1 - len(text))
-                self.counts.round_trips += 1
+                text = await self.answer(request, response)
+        except TimeoutError as error:
+            raise ServerUnreachable(f"{self.address} did not answer within {wait} s") from error
+        if response.status != 200:
+            raise self.refusal(request, response.status, text)
+        return text
+
+    @contextmanager
+    def _plainly(self) -> Iterator[None]:
+        """Turns aiohttp's errors into ours."""
+        try:
+            yield
         except aiohttp.ServerTimeoutError as error:
             raise ServerUnreachable(
                 f"no connection with {self.address} within {self.connect_timeout:g} s"
             ) from error
-        except TimeoutError as error:
-            raise ServerUnreachable(f"{self.address} did not answer within {wait} s") from error
         except aiohttp.ClientSSLError as error:
             raise ServerUnreachable(f"no TLS connection with {self.address}: {error}") from error
         except aiohttp.ClientConnectorError as error:
@@ -186,13 +273,6 @@ class Session:
             ) from error
         except aiohttp.ClientError as error:
             raise ProtocolViolation(f"{self.address} did not speak HTTP: {error}") from error
-        if len(text) > MAX_ANSWER:
-            raise ProtocolViolation(
-                f"{self.address} answered {request} with over {MAX_ANSWER} bytes"
-            )
-        if response.status != 200:
-            raise self.refusal(request, response.status, text)
-        return text
 
     def refusal(self, request: str, status: int, body: bytes | bytearray) -> LocklaneError:
         """The error that an answer other than 200 amounts to."""
@@ -203,6 +283,10 @@ class Session:
                 return VersionNotServed(message)
             case 401 | 403:
                 return AccessDenied(message, status)
+            case 400 if said == "bad version":  # git annex p2phttp, where the page has 404
+                return VersionNotServed(message)
+            case 500:
+                return ServerFailed(message)
             case 502 | 503 | 504:
                 return ServerUnreachable(message)
             case _:

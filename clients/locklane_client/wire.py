@@ -26,6 +26,11 @@ DEFAULT_PORT = 9417
 
 JSON_TYPE = "application/json;charset=utf-8"
 
+CONTENT_TYPE = "application/octet-stream"
+
+DATA_LENGTH = "X-git-annex-data-length"
+"""Header that says how many bytes of content the sender means to send ("put", "GET key")."""
+
 MAX_UNLOCK_REQUEST = 4096
 """Longest JSON object accepted in a stream of unlock requests, in bytes."""
 
@@ -137,6 +142,11 @@ def request_path(uuid: str, version: int, request: str, **parameters: str | int 
     return f"{path}?{query}" if query else path
 
 
+def key_request(key: str) -> str:
+    """What follows the version in the path of a download: ``key/KEY``, percent-encoded."""
+    return f"key/{_quote(bracket(key))}"
+
+
 def _quote(text: str) -> str:
     return quote(text, safe="")
 
@@ -228,6 +238,87 @@ def parse_lock_answer(body: bytes | str) -> LockAnswer:
     except UnicodeEncodeError:
         raise ValueError('the "lockid" is no text that could be sent back') from None
     return LockAnswer(True, lock_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a server said to ``remove``, ``remove-before`` or ``put``."""
+
+    done: bool
+    """It was removed, or stored."""
+    plus_uuids: tuple[str, ...] = ()
+    """Other repositories in which it was done too (version 2 and later)."""
+    reason: str | None = None
+    """Why it was not done: an addition of Locklane's."""
+
+
+@dataclass(frozen=True, slots=True)
+class PutOffset:
+    """What a server said to ``putoffset``."""
+
+    offset: int | None
+    """Bytes that it has of the content; ``None``: all, and stored."""
+    plus_uuids: tuple[str, ...] = ()
+    """Other repositories that have it stored (version 2 and later)."""
+
+
+def parse_present(body: bytes | str) -> bool:
+    """Read the answer of ``checkpresent``.
+
+    :raises ValueError: it is not one; the message says what is wrong with it.
+    """
+    return _boolean(_object(body), "present")
+
+
+def parse_outcome(body: bytes | str, member: str) -> Outcome:
+    """Read the answer of ``remove`` and ``remove-before`` (``removed``) or ``put`` (``stored``).
+
+    :raises ValueError: it is not one; the message says what is wrong with it.
+    """
+    answer = _object(body)
+    done, reason = _boolean(answer, member), answer.get("reason")
+    return Outcome(done, _plus_uuids(answer), reason if isinstance(reason, str) else None)
+
+
+def parse_put_offset(body: bytes | str) -> PutOffset:
+    """Read the answer of ``putoffset``.
+
+    :raises ValueError: it is not one; the message says what is wrong with it.
+    """
+    answer = _object(body)
+    if answer.get("alreadyhave") is True:
+        return PutOffset(None, _plus_uuids(answer))
+    return PutOffset(_number(answer, "offset"))
+
+
+def parse_timestamp(body: bytes | str) -> int:
+    """Read the answer of ``gettimestamp``.
+
+    :raises ValueError: it is not one; the message says what is wrong with it.
+    """
+    return _number(_object(body), "timestamp")
+
+
+def _boolean(answer: dict[str, Any], member: str) -> bool:
+    value = answer.get(member)
+    if not isinstance(value, bool):
+        raise ValueError(f'the answer has no "{member}" that is true or false')
+    return value
+
+
+def _number(answer: dict[str, Any], member: str) -> int:
+    value = answer.get(member)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
+        raise ValueError(f'the answer has no "{member}" that is a whole number, 0 or more')
+    return value
+
+
+def _plus_uuids(answer: dict[str, Any]) -> tuple[str, ...]:
+    """Texts in ``plusuuids``; versions 0 and 1 have no such member."""
+    uuids = answer.get("plusuuids", [])
+    if not isinstance(uuids, list) or not all(isinstance(uuid, str) for uuid in uuids):
+        raise ValueError('the "plusuuids" of the answer are no list of UUIDs')
+    return tuple(unbracket(uuid) for uuid in uuids)
 
 
 def _object(body: bytes | str) -> dict[str, Any]:
