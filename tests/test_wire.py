@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from locklane_client import wire
 from locklane_client.key import MAX_KEY_LENGTH, Key
 from locklane_client.wire import ApiPath, LockAnswer, PathError, UnlockStream
-from locklane_server.repository.directory import hash_directories
+from locklane_server.repository.hashing import hash_directories_lower
 
 UUID = "c5b1a7f4-1bb0-4f9f-8a3c-6b8e7d5d2c11"
 NOT_UTF_8 = "\udcff\udcfe"
@@ -596,7 +596,7 @@ def test_a_key_is_taken_apart_and_its_file_name_leads_back(
     assert key.file_name not in ("", ".", "..")
     assert Key.from_file_name(key.file_name) == key
     os.fsencode(key.file_name)
-    hash_directories(key)
+    hash_directories_lower(key)
 
 
 @given(st.text() | key_names.map(lambda name: f"WORM--{name}"))
@@ -606,7 +606,7 @@ def test_whatever_is_taken_for_a_key_can_be_a_file(text: str) -> None:
     except ValueError:
         return
     os.fsencode(key.file_name)
-    assert all(len(part) == 3 for part in hash_directories(key))
+    assert all(len(part) == 3 for part in hash_directories_lower(key))
 
 
 @given(key_names, key_names)
@@ -776,7 +776,7 @@ def test_git_annex_stores_the_key_in_the_same_place(
     examined: dict[bytes, dict[str, bytes]], raw: bytes
 ) -> None:
     key, said = Key.parse(os.fsdecode(raw)), examined[raw]
-    assert "{}/{}/".format(*hash_directories(key)).encode() == said["hashdirlower"]
+    assert "{}/{}/".format(*hash_directories_lower(key)).encode() == said["hashdirlower"]
     *_, directory, file = said["objectpath"].split(b"/")
     assert os.fsencode(key.file_name) == file == directory
     assert Key.from_file_name(os.fsdecode(file)) == key

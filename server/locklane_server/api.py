@@ -8,112 +8,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable
 
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from locklane_client import wire
-from locklane_client.key import Key
-from locklane_server.locks import Refusal
-from locklane_server.repository import RepositoryError
-from locklane_server.served import ServedRepository
+from locklane_server.repositories import Repositories
+from locklane_server.repository import (
+    BadOffset,
+    InvalidContent,
+    NoSpace,
+    NotAccepted,
+    RepositoryError,
+    TransferInProgress,
+)
+from locklane_server.request import ApiError, ApiRequest, Handler, Requests
+from locklane_server.requests import REQUESTS
 
 _log = logging.getLogger(__name__)
 
-
-_NONE: Mapping[str, str] = {}
-
-
-class ApiError(Exception):
-    """A request that cannot be answered with what it asked for.
-
-    :param status: HTTP status.
-    :param sentence: for a person; git-annex shows it, because it goes out as the reason phrase.
-    :param headers: to be sent with it.
-    """
-
-    def __init__(self, status: int, sentence: str, headers: Mapping[str, str] = _NONE) -> None:
-        super().__init__(sentence)
-        self.status = status
-        self.sentence = sentence
-        self.headers = headers
-
-    def response(self) -> web.Response:
-        phrase = " ".join(self.sentence.split()).encode("ascii", "replace").decode("ascii")
-        return web.Response(
-            status=self.status,
-            reason=phrase[:200],
-            body=wire.dumps({"error": self.sentence}),
-            headers={hdrs.CONTENT_TYPE: wire.JSON_TYPE, **self.headers},
-        )
-
-
-class ApiRequest:
-    """One request, understood: which repository, which version, which parameters."""
-
-    __slots__ = ("_query", "http", "path", "served")
-
-    def __init__(
-        self,
-        http: web.BaseRequest,
-        served: ServedRepository,
-        path: wire.ApiPath,
-        query: dict[str, list[str]],
-    ) -> None:
-        self.http = http
-        self.served = served
-        self.path = path
-        self._query = query
-
-    def optional(self, name: str) -> str | None:
-        """A parameter, or ``None``; of repeated ones the first."""
-        values = self._query.get(name)
-        return values[0] if values else None
-
-    def required(self, name: str) -> str:
-        """A parameter that the request cannot do without ("common request parameters").
-
-        :raises ApiError: 400, it is missing or empty.
-        """
-        value = self.optional(name)
-        if not value:
-            raise ApiError(400, f"the parameter {name} is missing")
-        return value
-
-    def number(self, name: str, value: str) -> int:
-        """A parameter's value as a whole number from 0.
-
-        :raises ApiError: 400, it is not one.
-        """
-        if not (value.isascii() and value.isdigit() and len(value) <= 20):
-            raise ApiError(400, f"the parameter {name} has to be a whole number from 0")
-        return int(value)
-
-    @property
-    def key(self) -> Key:
-        """The key that the request is about.
-
-        :raises ApiError: 400, it is missing or not a key.
-        """
-        text = self.required("key") if self.path.key is None else self.path.key
-        try:
-            return Key.parse(text)
-        except ValueError as error:
-            raise ApiError(400, str(error)) from error
-
-    @property
-    def client_uuid(self) -> str:
-        return self.required("clientuuid")
-
-
-Handler = Callable[[ApiRequest], Awaitable[web.StreamResponse]]
-Requests = Mapping[tuple[str, str], Handler]
-"""What answers which request, by method and name."""
-
-
-def json_answer(body: bytes) -> web.Response:
-    """An answer of the API, with its content type."""
-    return web.Response(body=body, headers={hdrs.CONTENT_TYPE: wire.JSON_TYPE})
+_STATUS: dict[type[RepositoryError], int] = {
+    TransferInProgress: 409,
+    BadOffset: 409,
+    NotAccepted: 422,
+    InvalidContent: 422,
+    NoSpace: 507,
+}
+"""What each refusal of a repository is on the wire; any other is a 500."""
 
 
 class Api:
@@ -123,11 +44,9 @@ class Api:
     :param requests: the requests of the transports on offer, added to those of the API itself.
     """
 
-    def __init__(
-        self, repositories: Iterable[ServedRepository], requests: Iterable[Requests]
-    ) -> None:
-        self._repositories = {served.uuid: served for served in repositories}
-        self._handlers: dict[tuple[str, str], Handler] = dict(_REQUESTS)
+    def __init__(self, repositories: Repositories, requests: Iterable[Requests]) -> None:
+        self._repositories = repositories
+        self._handlers: dict[tuple[str, str], Handler] = dict(REQUESTS)
         for more in requests:
             self._handlers.update(more)
         self._methods: dict[str, list[str]] = {}
@@ -158,7 +77,7 @@ class Api:
         try:
             if self._stopping:
                 raise ApiError(503, "the server is stopping")
-            request, handler = self._understand(http)
+            request, handler = await self._understand(http)
             return await handler(request)
         except ApiError as error:
             return error.response()
@@ -167,10 +86,12 @@ class Api:
         except web.RequestPayloadError as error:
             return ApiError(400, f"the body cannot be read: {error}").response()
         except RepositoryError as error:
-            _log.error("%s %s: %s", http.method, http.rel_url.raw_path, error)
-            return ApiError(500, str(error)).response()
+            status = _STATUS.get(type(error), 500)
+            if status >= 500:
+                _log.error("%s %s: %s", http.method, http.rel_url.raw_path, error)
+            return ApiError(status, str(error)).response()
 
-    def _understand(self, http: web.BaseRequest) -> tuple[ApiRequest, Handler]:
+    async def _understand(self, http: web.BaseRequest) -> tuple[ApiRequest, Handler]:
         try:
             path = wire.parse_path(http.rel_url.raw_path)
             query = wire.parse_query(http.rel_url.raw_query_string)
@@ -178,7 +99,7 @@ class Api:
             raise ApiError(404, str(error)) from error
         except ValueError as error:
             raise ApiError(400, str(error)) from error
-        served = self._repositories.get(path.uuid)
+        served = await self._repositories.get(path.uuid)
         if served is None:
             raise ApiError(404, f"no repository {path.uuid!a} is served here")
         handler = self._handlers.get((http.method, path.request))
@@ -189,82 +110,3 @@ class Api:
             allow = {"Allow": ", ".join(methods)}
             raise ApiError(405, f"{path.request} takes {' or '.join(methods)}", allow)
         return ApiRequest(http, served, path, query), handler
-
-
-# -- the requests that are not about locks ---------------------------------------------------------
-
-
-async def _checkpresent(request: ApiRequest) -> web.StreamResponse:
-    key, _ = request.key, request.client_uuid
-    return json_answer(wire.dumps({"present": await request.served.repository.present(key)}))
-
-
-async def _remove(request: ApiRequest) -> web.StreamResponse:
-    key, _ = request.key, request.client_uuid
-    return _removed(request, await request.served.remove(key))
-
-
-async def _remove_before(request: ApiRequest) -> web.StreamResponse:
-    _since_version_3(request)
-    key, _ = request.key, request.client_uuid
-    before = request.number("timestamp", request.required("timestamp"))
-    return _removed(request, await request.served.remove(key, before=before))
-
-
-async def _gettimestamp(request: ApiRequest) -> web.StreamResponse:
-    _since_version_3(request)
-    _ = request.client_uuid
-    return json_answer(wire.dumps({"timestamp": int(request.served.clock())}))
-
-
-def _removed(request: ApiRequest, refusal: Refusal | None) -> web.Response:
-    answer: dict[str, object] = {"removed": refusal is None}
-    if request.path.version is not None and request.path.version >= 2:
-        answer["plusuuids"] = []
-    if refusal is not None:
-        answer["reason"] = refusal.value
-    return json_answer(wire.dumps(answer))
-
-
-def _since_version_3(request: ApiRequest) -> None:
-    if request.path.version is not None and request.path.version < 3:
-        raise ApiError(404, f"{request.path.request} came with version 3")
-
-
-async def _key(request: ApiRequest) -> web.StreamResponse:
-    """Download ("GET /git-annex/$uuid/vN/key/$key")."""
-    key, version, http = request.key, request.path.version, request.http
-    skip = request.optional("offset") if version is not None else None
-    offset = 0 if skip is None else request.number("offset", skip)
-    async with request.served.repository.content(key) as content:
-        if content is None:
-            raise ApiError(404, "the content is not present")
-        length = max(0, content.size - offset)
-        response = web.StreamResponse(
-            headers={hdrs.CONTENT_TYPE: "application/octet-stream"},
-        )
-        response.content_length = length
-        if version != 0:
-            response.headers["X-git-annex-data-length"] = str(length)
-        await response.prepare(http)
-        if http.method != hdrs.METH_HEAD and length:
-            sent = 0
-            async for chunk in content.chunks(offset):
-                await response.write(chunk[: length - sent])
-                sent += len(chunk)
-            if sent != length:
-                # It changed while it was sent. Truncate, never pad, and let the connection's end
-                # say so; who waits for the rest on an open one waits for ever.
-                response.force_close()
-        await response.write_eof()
-    return response
-
-
-_REQUESTS: Requests = {
-    ("POST", "checkpresent"): _checkpresent,
-    ("POST", "remove"): _remove,
-    ("POST", "remove-before"): _remove_before,
-    ("POST", "gettimestamp"): _gettimestamp,
-    ("GET", "key"): _key,
-    ("HEAD", "key"): _key,
-}

@@ -16,13 +16,16 @@ from locklane_client.address import join_host_port, split_host_port
 from locklane_client.loop import run, use_all_descriptors
 from locklane_client.options import Names
 from locklane_client.wire import DEFAULT_PORT, bracket
-from locklane_server import metrics
+from locklane_server import descriptors, metrics
 from locklane_server.locks import DEFAULT_LIMIT
 from locklane_server.repository import RepositoryError
+from locklane_server.repository.annex.discovery import AnnexDiscovery
+from locklane_server.repository.annex.repository import AnnexRepository
 from locklane_server.repository.directory import DirectoryRepository
 from locklane_server.served import ServedRepository
 from locklane_server.server import Server
 from locklane_server.transports import TRANSPORTS
+from locklane_server.workers import DEFAULT_JOBS, Workers
 
 
 def _address(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, int] | None:
@@ -35,27 +38,38 @@ def _address(_: click.Context, __: click.Parameter, value: str | None) -> tuple[
 
 
 @click.command(
-    short_help="Serve keys over git-annex's HTTP API.",
+    short_help="Serve git-annex repositories over the HTTP API.",
     epilog="""\b
 Examples:
-  Serve a store in ./store, which is made if it is not there, to this machine:
-    locklane serve --store ./store --wideopen
-  The same to everybody on the network, long poll only, with metrics:
-    locklane serve --store ./store --wideopen --bind 0.0.0.0 \\
-        --transports longpoll --metrics 127.0.0.1:9418
+  Serve the git-annex repository that you are in, to this machine:
+    locklane serve --wideopen
+  All repositories below /srv/annex, to everybody on the network, with metrics:
+    locklane serve --directory /srv/annex --wideopen --bind 0.0.0.0 \\
+        --metrics 127.0.0.1:9418
+  A store in ./store without git, which is made if it is not there; long poll only:
+    locklane serve --store ./store --wideopen --transports longpoll
   The directory of a git-annex special remote, under that remote's UUID:
     locklane serve --store /mnt/disk/annex --uuid UUID --wideopen
   How git-annex is told of it: see README, "Serve".
 """,
 )
 @click.option(
+    "--directory",
+    "directories",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    multiple=True,
+    metavar="DIR",
+    help="Serve the git-annex repositories in and below this directory, and those that come and go "
+    "there while the server runs. Can be given several times. [default: the repository around the "
+    "current directory]",
+)
+@click.option(
     "--store",
     type=click.Path(file_okay=False, path_type=Path),
-    required=True,
     metavar="DIR",
-    help="Serve the store in this directory: an empty or new one, one served before, or that of a "
-    "git-annex directory special remote, which then must not be used past the server: it knows "
-    "nothing of locks.",
+    help="Serve a store of keys in this directory, without git: an empty or new one, one served "
+    "before, or that of a git-annex directory special remote, which then must not be used past the "
+    "server: it knows nothing of locks.",
 )
 @click.option(
     "--uuid",
@@ -82,12 +96,21 @@ Examples:
     help="Port to listen on; 0 takes a free one.",
 )
 @click.option(
+    "--jobs",
+    "-J",
+    type=click.IntRange(1),
+    default=DEFAULT_JOBS,
+    show_default=True,
+    metavar="N",
+    help="Worker threads: how many files are read, written, hashed or locked at the same time.",
+)
+@click.option(
     "--lockedfiles",
     type=click.IntRange(1),
     default=DEFAULT_LIMIT,
     show_default=True,
     metavar="N",
-    help="Locks that may be held at once.",
+    help="Locks that may be held at once in each repository.",
 )
 @click.option(
     "--metrics",
@@ -97,36 +120,61 @@ Examples:
     help="Serve Prometheus metrics at http://HOST:PORT/metrics. [default: off]",
 )
 def serve(
-    store: Path,
+    directories: tuple[Path, ...],
+    store: Path | None,
     uuid: str | None,
     wideopen: bool,
     transports: list[str],
     bind: str,
     port: int,
+    jobs: int,
     lockedfiles: int,
     metrics_address: tuple[str, int] | None,
 ) -> None:
-    """Serve keys over git-annex's HTTP API, in the place of "git annex p2phttp".
+    """Serve git-annex repositories over the HTTP API, in the place of "git annex p2phttp".
 
-    Prints the address that clients use, then serves until it is interrupted. Locks survive the
-    server: whoever starts it again on the same store finds them, until their ten minutes are over.
+    Prints the address that clients use, then serves until it is interrupted. git-annex can be used
+    in the repositories meanwhile. Locks survive the server: until their ten minutes are over, their
+    content cannot be removed.
     """
     if not wideopen:
         raise click.UsageError(
-            "who may use the server? --wideopen lets everybody who can reach its port read, lock "
-            "and remove; it is the only answer that this version knows, so keep the port private."
+            "who may use the server? --wideopen lets everybody who can reach its port read, write, "
+            "lock and remove; it is the only answer that this version knows, so keep the port "
+            "private."
         )
+    if store is not None and directories:
+        raise click.UsageError("--store and --directory do not go together; start two servers")
+    if uuid is not None and store is None:
+        raise click.UsageError("--uuid is for --store; a git-annex repository has one")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     use_all_descriptors()
+    workers = Workers(jobs)
+    repositories = []
+    discovery = None
+    # A key that is locked takes one in a git-annex repository, and so does a connection that holds.
+    half = descriptors.spare() // 2
+    for_locks = descriptors.Descriptors(half)
     try:
-        repository = DirectoryRepository.open(store, uuid=uuid)
+        if directories:
+            discovery = AnnexDiscovery(
+                directories, workers, descriptors=for_locks, limit=lockedfiles
+            )
+        elif store is not None:
+            opened = DirectoryRepository.open(store, workers, uuid=uuid)
+            repositories.append(ServedRepository(opened, limit=lockedfiles))
+        else:
+            here = AnnexRepository.open(Path.cwd(), workers, descriptors=for_locks)
+            repositories.append(ServedRepository(here, limit=lockedfiles))
     except RepositoryError as error:
         raise click.ClickException(str(error)) from error
     server = Server(
-        [ServedRepository(repository, limit=lockedfiles)],
+        repositories,
+        discovery=discovery,
         transports=transports,
         host=bind,
         port=port,
+        connections=half if store is None else None,
     )
     try:
         run(_serve(server, metrics_address))
@@ -153,8 +201,10 @@ async def _serve(server: Server, metrics_address: tuple[str, int] | None) -> Non
             await web.TCPSite(runner, *metrics_address).start()
             host, port = runner.addresses[0][:2]
             click.echo(f"metrics at http://{join_host_port(host, port)}/metrics")
+        base = f"annex+http://{join_host_port(server.host, server.port)}/git-annex/"
         for served in server.repositories:
-            base = f"annex+http://{join_host_port(server.host, server.port)}/git-annex/"
             click.echo(f"serving {base}{bracket(served.uuid)}")
+        if not len(server.repositories):
+            click.echo(f"serving {base} (no repository yet)")
         sys.stdout.flush()
         await stop.wait()

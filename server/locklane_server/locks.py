@@ -42,6 +42,10 @@ class Refusal(enum.Enum):
     """Why a lock or a removal is refused; the value is the sentence for a person."""
 
     LIMIT = "the server holds as many locks as it may; try again later, or raise --lockedfiles"
+    DESCRIPTORS = (
+        "the server has as many files open for locks as it may; try again later, or raise its "
+        "limit of descriptors (ulimit -n)"
+    )
     REMOVING = "the content is being removed"
     LOCKED = "the content is locked"
     NOT_PRESENT = "the content is not present"

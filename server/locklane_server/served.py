@@ -124,7 +124,7 @@ class ServedRepository:
             self.locks_refused[lock] += 1
             return lock
         try:
-            kept = await self.repository.lock_content(key, lock)
+            refusal = await self.repository.lock_content(key, lock)
         except RepositoryError:
             self.manager.unlock(lock.id, self.clock())
             raise
@@ -132,10 +132,10 @@ class ServedRepository:
             with anyio.CancelScope(shield=True):
                 await self.unlock(lock)
             raise
-        if not kept:
+        if refusal is not None:
             self.manager.unlock(lock.id, self.clock())
-            self.locks_refused[Refusal.NOT_PRESENT] += 1
-            return Refusal.NOT_PRESENT
+            self.locks_refused[refusal] += 1
+            return refusal
         self.locks_taken[transport] += 1
         return lock
 
@@ -175,14 +175,14 @@ class ServedRepository:
 
     async def _remove(self, key: Key, before: float | None) -> Refusal | None:
         try:
-            removed = await self.repository.remove(key, before=before)
+            await self._clear_expired()  # one of them may have been on this key
+            return await self.repository.remove(key, before=before)
         except RepositoryError as error:
             # Whoever asked may not be there any more to be told.
             _log.error("%s: %s: %s", self.uuid, key.text, error)
             raise
         finally:
             self.manager.end_removal(key.text)
-        return None if removed else Refusal.TOO_LATE
 
     def end_holds(self, reason: str) -> None:
         """Tell every holder, and who comes after, that its hold is over; retention goes on."""
@@ -205,9 +205,12 @@ class ServedRepository:
     async def sweep(self) -> None:
         """Clear what has expired, and let the repository tidy up."""
         self.manager.expire(self.clock())
+        await self._clear_expired()
+        await self.repository.tidy()
+
+    async def _clear_expired(self) -> None:
         for lock in self.manager.take_expired():
             await self.repository.unlock_content(lock)
-        await self.repository.tidy()
 
     async def keep_sweeping(self) -> None:
         """:meth:`sweep` until cancelled."""

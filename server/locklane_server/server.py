@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import resource
 import socket
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,7 +14,10 @@ import anyio
 from aiohttp import web
 
 from locklane_client.wire import DEFAULT_PORT
-from locklane_server.api import Api, ApiError
+from locklane_server import descriptors
+from locklane_server.api import Api
+from locklane_server.repositories import Discovery, Repositories
+from locklane_server.request import ApiError
 from locklane_server.served import ServedRepository
 from locklane_server.transports import TRANSPORTS
 
@@ -25,9 +27,6 @@ reference client, 30 s in git-annex's), so that it is the client that closes."""
 
 BACKLOG = 4096
 """Connections that may wait to be accepted; the kernel's net.core.somaxconn bounds it too."""
-
-RESERVED_DESCRIPTORS = 128
-"""Of what the process may open: kept for files, and for telling a client that there are no more."""
 
 EXCESS_SECONDS = 5.0
 """How long a connection beyond the bound may take to ask, and be told, before it is cut."""
@@ -80,7 +79,7 @@ class _CountingServer(web.Server):
         """
         if http.protocol not in self.excess:
             return True
-        room = self.connections_open <= self._bound + RESERVED_DESCRIPTORS // 2
+        room = self.connections_open <= self._bound + descriptors.RESERVED // 2
         if room and http.rel_url.raw_path.endswith("/keeplocked"):
             self.excess.pop(http.protocol).cancel()
             return True
@@ -91,6 +90,7 @@ class Server:
     """Serves repositories. Use it as ``async with Server(…) as server``.
 
     :param repositories: what to serve; each is restored at the start and closed at the end.
+    :param discovery: finds more, while the server runs.
     :param transports: names of the lock transports to offer, of :data:`TRANSPORTS`.
     :param host: address to listen on.
     :param port: port to listen on; 0 takes a free one, see :attr:`port`.
@@ -104,12 +104,13 @@ class Server:
         self,
         repositories: Sequence[ServedRepository],
         *,
+        discovery: Discovery | None = None,
         transports: Iterable[str] = tuple(TRANSPORTS),
         host: str = "127.0.0.1",
         port: int = DEFAULT_PORT,
         connections: int | None = None,
     ) -> None:
-        self.repositories = repositories
+        self.repositories = Repositories(repositories, discovery)
         self.host = host
         self.port = port
         self.transports = set(transports)
@@ -119,14 +120,13 @@ class Server:
             if name not in TRANSPORTS:
                 raise ValueError(f"no transport {name!r}; there are {', '.join(TRANSPORTS)}")
             offered.append(TRANSPORTS[name]().requests)
-        self._api = Api(repositories, offered)
+        self._api = Api(self.repositories, offered)
         if connections is None:
-            descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-            connections = max(1, descriptors - RESERVED_DESCRIPTORS)
+            connections = descriptors.spare()
         self.connections = connections
         self._http: _CountingServer | None = None
         self._runner: web.ServerRunner | None = None
-        self._sweepers: list[asyncio.Task[None]] = []
+        self._open = AsyncExitStack()
 
     @property
     def connections_opened(self) -> int:
@@ -143,8 +143,7 @@ class Server:
 
     async def __aenter__(self) -> Self:
         try:
-            for served in self.repositories:
-                await served.restore()
+            await self._open.enter_async_context(self.repositories.open())
             self._http = _CountingServer(
                 self._answer,
                 bound=self.connections,
@@ -161,9 +160,6 @@ class Server:
         except BaseException:
             await self._close()
             raise
-        self._sweepers = [
-            asyncio.create_task(served.keep_sweeping()) for served in self.repositories
-        ]
         return self
 
     async def __aexit__(
@@ -187,15 +183,10 @@ class Server:
 
     async def _close(self) -> None:
         try:
-            for sweeper in self._sweepers:
-                sweeper.cancel()
-                with suppress(asyncio.CancelledError):
-                    await sweeper
             if self._runner is not None:
                 await self._runner.cleanup()
         finally:
-            for served in self.repositories:
-                await served.aclose()
+            await self._open.aclose()
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -8,54 +8,45 @@ knows nothing of locks. What Locklane itself keeps lies in ``.locklane/``.
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import hashlib
 import logging
 import os
 import re
 import sqlite3
-import stat
 import uuid as uuids
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
-from typing import IO
 
-from anyio import CapacityLimiter, to_thread
+import anyio
 
+from locklane_client import backends
 from locklane_client.key import Key
 from locklane_server.clock import Clock, boottime
-from locklane_server.locks import Lock
-from locklane_server.repository import RepositoryError
+from locklane_server.locks import Lock, Refusal
+from locklane_server.repository import NoSpace, RepositoryError, TransferInProgress
+from locklane_server.repository.content import ABSENT, FileContent, find, open_content
+from locklane_server.repository.diskerrors import disk_error
+from locklane_server.repository.hashing import hash_directories_lower
+from locklane_server.repository.partial import (
+    PartialFile,
+    partial_size,
+    sync_directory,
+)
 from locklane_server.repository.retention import Retention
+from locklane_server.workers import Workers
 
-CHUNK = 256 * 1024
-"""Bytes read at once for a download."""
-
-READERS = 32
-"""Files read at the same time for downloads."""
-
-REMOVERS = 8
-"""Files deleted at the same time."""
+DISK_RESERVE = 100_000_000
+"""Bytes that uploads leave free on the disk."""
 
 _log = logging.getLogger(__name__)
 _UUID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _STORE_ENTRY = re.compile(r"[0-9a-f]{3}|tmp|\.locklane|lost\+found")
 
 
-def hash_directories(key: Key) -> tuple[str, str]:
-    """The two directories above a key's object: 3 + 3 hex digits of the key's md5. Chunks lie
-    where the whole content would."""
-    digest = hashlib.md5(
-        key.whole.encode("utf-8", "surrogateescape"), usedforsecurity=False
-    ).hexdigest()
-    return digest[:3], digest[3:6]
-
-
 def object_path(directory: Path, key: Key) -> Path:
     """Where the content of a key lies, or would lie, in a store."""
-    first, second = hash_directories(key)
+    first, second = hash_directories_lower(key)
     name = key.file_name
     return Path(f"{directory}/{first}/{second}/{name}/{name}")
 
@@ -64,27 +55,41 @@ class DirectoryRepository:
     """A store of keys in a directory of its own. Made by :meth:`open`; one process at a time."""
 
     def __init__(
-        self, directory: Path, uuid: str, clock: Clock, retention: Retention, serving: int
+        self,
+        directory: Path,
+        uuid: str,
+        clock: Clock,
+        retention: Retention,
+        serving: int,
+        workers: Workers,
+        reserve: int,
     ) -> None:
         self.uuid = uuid
         self.directory = directory
         self._clock = clock
         self._retention = retention
         self._serving = serving
-        # Worker threads of their own for each: a removal does not queue behind slow readers.
-        self._readers = CapacityLimiter(READERS)
-        self._removers = CapacityLimiter(REMOVERS)
+        self._workers = workers
+        self._reserve = reserve
+        self._arriving: set[Key] = set()
 
     @classmethod
     def open(
-        cls, directory: Path, *, uuid: str | None = None, clock: Clock = boottime
+        cls,
+        directory: Path,
+        workers: Workers,
+        *,
+        uuid: str | None = None,
+        clock: Clock = boottime,
+        reserve: int = DISK_RESERVE,
     ) -> DirectoryRepository:
-        """Open a store, and make it if it is not there.
+        """Open a store, and make it if it is not there. Blocks.
 
         :param uuid: the UUID of the repository. Default: what the store has been told before, or
             for an empty one a new random one. A directory that holds content already, and has not
             been served before, needs it: under another UUID git-annex would count its content
             twice, and might let the last copy go.
+        :param reserve: bytes that uploads leave free on the disk.
         :raises RepositoryError: it is no store, another process serves it, its UUID is unknown or
             another one, it holds what cannot be served, or the disk will not have it.
         """
@@ -115,61 +120,119 @@ class DirectoryRepository:
         except BaseException:
             os.close(serving)
             raise
-        return cls(directory, known, clock, retention, serving)
+        return cls(directory, known, clock, retention, serving, workers, reserve)
 
     async def present(self, key: Key) -> bool:
-        try:
-            return stat.S_ISREG(object_path(self.directory, key).stat().st_mode)
-        except OSError as error:
-            if error.errno in _ABSENT:
-                return False
-            raise RepositoryError(f"cannot look for the content: {error.strerror}") from error
+        return await find([self._path(key)], self._workers) is not None
+
+    def content(self, key: Key) -> AbstractAsyncContextManager[FileContent | None]:
+        return open_content(key, [self._path(key)], self._workers)
+
+    def _path(self, key: Key) -> str:
+        return str(object_path(self.directory, key))
+
+    # -- storing -----------------------------------------------------------------------------------
+
+    def _partial(self, key: Key) -> str:
+        return f"{self.directory}/.locklane/partial/{key.file_name}"
+
+    async def partial(self, key: Key) -> int:
+        return await self._workers.run(partial_size, self._partial(key), key)
 
     @asynccontextmanager
-    async def content(self, key: Key) -> AsyncIterator[FileContent | None]:
-        path = object_path(self.directory, key)
-        try:
-            file = await to_thread.run_sync(_open, path, limiter=self._readers)
-        except OSError as error:
-            if error.errno not in _ABSENT:
-                raise RepositoryError(f"cannot read the content: {error.strerror}") from error
-            file = None
-        if file is None:
+    async def receive(
+        self, key: Key, *, client: str, file: str | None, offset: int, length: int
+    ) -> AsyncIterator[PartialFile | None]:
+        if await self.present(key):
             yield None
             return
-        with file:
-            yield FileContent(file, self._readers)
+        if key in self._arriving:
+            raise TransferInProgress(
+                f"the content of {key.text!a} is being transferred here already; try again later"
+            )
+        self._arriving.add(key)
+        begun: list[PartialFile] = []
+        try:
+            await self._workers.run(self._begin, begun, key, offset, length)
+            yield begun[0]
+        finally:
+            with anyio.CancelScope(shield=True):
+                for upload in begun:
+                    await upload.aclose()
+            self._arriving.discard(key)
 
-    async def remove(self, key: Key, *, before: float | None) -> bool:
-        path = object_path(self.directory, key)
-        return await to_thread.run_sync(self._remove, path, before, limiter=self._removers)
+    def _begin(self, begun: list[PartialFile], key: Key, offset: int, length: int) -> None:
+        path = self._partial(key)
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            disk = os.statvfs(self.directory)
+        except OSError as error:
+            raise disk_error("cannot store the upload", error) from error
+        wanted = (offset + length if key.size is None else key.size) - partial_size(path, key)
+        free = disk.f_bavail * disk.f_frsize
+        if wanted + self._reserve > free:
+            raise NoSpace(
+                f"not enough free space: {wanted + self._reserve - free} bytes more are needed to "
+                f"store {wanted} and keep {self._reserve} free"
+            )
+        verifier = backends.verifier(key)
+        begun.append(
+            PartialFile.open(key, path, offset, 0o666, verifier, self._workers, self._store(key))
+        )
 
-    def _remove(self, path: Path, before: float | None) -> bool:
+    def _store(self, key: Key) -> Callable[[str], None]:
+        place = self._path(key)
+        above = os.path.dirname(place)
+
+        def store(path: str) -> None:
+            try:
+                os.makedirs(above, exist_ok=True)
+                os.chmod(above, 0o755)
+                os.chmod(path, 0o444)
+                os.rename(path, place)
+                os.chmod(above, 0o555)
+                sync_directory(above)
+            except OSError as error:
+                raise disk_error("cannot put the content into its place", error) from error
+
+        return store
+
+    async def confirm(self, key: Key) -> bool:
+        return await self.present(key)
+
+    # -- removing ----------------------------------------------------------------------------------
+
+    async def remove(self, key: Key, *, before: float | None) -> Refusal | None:
+        return await self._workers.run(self._remove, object_path(self.directory, key), before)
+
+    def _remove(self, path: Path, before: float | None) -> Refusal | None:
         above = path.parent
         try:
             path.stat()
             # git-annex leaves an object's own directory without write permission.
             above.chmod(0o755)
             if before is not None and self._clock() > before:
-                return False
+                return Refusal.TOO_LATE
             path.unlink()
         except OSError as error:
-            if error.errno in _ABSENT:
-                return True
+            if error.errno in ABSENT:
+                return None
             raise RepositoryError(f"cannot remove the content: {error.strerror}") from error
         with suppress(OSError):  # until one is not empty
             for directory in (above, above.parent, above.parent.parent):
                 directory.rmdir()
-        return True
+        return None
 
-    async def lock_content(self, key: Key, lock: Lock) -> bool:
+    # -- locks -------------------------------------------------------------------------------------
+
+    async def lock_content(self, key: Key, lock: Lock) -> Refusal | None:
         if not await self.present(key):
-            return False
+            return Refusal.NOT_PRESENT
         try:
             self._retention.add(lock)
         except sqlite3.Error as error:
             raise RepositoryError(f"cannot record the lock on disk: {error}") from error
-        return True
+        return None
 
     async def unlock_content(self, lock: Lock) -> None:
         self._retention.end(lock)
@@ -190,32 +253,6 @@ class DirectoryRepository:
         await self.tidy()
         self._retention.close()
         os.close(self._serving)
-
-
-class FileContent:
-    """Content that is a file here."""
-
-    def __init__(self, file: IO[bytes], readers: CapacityLimiter) -> None:
-        self._file = file
-        self._readers = readers
-        self.size = os.fstat(file.fileno()).st_size
-
-    async def chunks(self, offset: int) -> AsyncIterator[bytes]:
-        self._file.seek(offset)
-        while chunk := await to_thread.run_sync(self._file.read, CHUNK, limiter=self._readers):
-            yield chunk
-
-
-def _open(path: Path) -> IO[bytes] | None:
-    """Open a file; ``None`` if it is something else, on which reading might wait for ever."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        return None
-    return os.fdopen(descriptor, "rb")
-
-
-_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
 def _refuse_what_is_no_store(directory: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Protocol
 
-from locklane_server.api import Requests
+from locklane_server.request import Requests
 
 from .longpoll import LongPoll
 from .websocket import Websocket

@@ -12,8 +12,8 @@ from typing import ClassVar
 from aiohttp import web
 
 from locklane_client import wire
-from locklane_server.api import ApiError, ApiRequest, Requests, json_answer
 from locklane_server.locks import Refusal
+from locklane_server.request import ApiError, ApiRequest, Requests, json_answer
 from locklane_server.served import Hold
 
 

@@ -16,9 +16,9 @@ from typing import ClassVar
 from aiohttp import WSCloseCode, WSMsgType, hdrs, web
 
 from locklane_client import wire
-from locklane_server.api import ApiError, ApiRequest, Requests
 from locklane_server.locks import Refusal
 from locklane_server.repository import RepositoryError
+from locklane_server.request import ApiError, ApiRequest, Requests
 from locklane_server.served import Hold
 
 HEARTBEAT_SECONDS = 20.0

@@ -1,0 +1,355 @@
+"""Content locks that git-annex sees and respects, and that respect its own.
+
+Beside an object lie, while it is locked, ``KEYFILE.lck``: a read lock on it holds the content, a
+write lock removes it; ``KEYFILE.rtm``: the time until which nothing may be removed, even if the
+process that locked it is gone; and ``KEYFILE.rtl``, whose write lock orders the writers of that.
+
+A process has one descriptor and one read lock for all its locks on a key. All of this blocks, for
+moments, and is called in worker threads.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from locklane_server.descriptors import Descriptors
+from locklane_server.repository import filelock
+from locklane_server.repository.annex.modes import Modes
+
+_ATTEMPTS = 100
+"""Times that a lock is tried for whose file somebody deleted in the meantime."""
+
+
+class Taken(enum.Enum):
+    """What came of an attempt to lock."""
+
+    LOCKED = enum.auto()
+    NOT_PRESENT = enum.auto()
+    BUSY = enum.auto()
+    """Somebody removes the content, or has it locked against removal."""
+    NO_DESCRIPTOR = enum.auto()
+    """As many keys are locked as this process may have files open for that."""
+
+
+class _Held:
+    """One locked key."""
+
+    __slots__ = ("count", "descriptor", "foreign", "guard", "until")
+
+    def __init__(self) -> None:
+        self.guard = threading.Lock()
+        self.count = 0
+        self.descriptor = -1
+        self.until = 0.0
+        """The retention written, in seconds since the epoch."""
+        self.foreign: float | None = None
+        """A retention that was there before ours, and is not ours to delete."""
+
+
+class ContentLocks:
+    """The content locks of this process on one repository.
+
+    :param scratch: a directory on the file system of the objects, for files that are about to be
+        renamed into place.
+    :param modes: the permissions of lock files, and of the directories they lie in.
+    :param descriptors: how many may be open. Default: as many as the system lets.
+    :param now: seconds since the epoch, by the clock that other processes read too.
+    """
+
+    def __init__(
+        self,
+        scratch: str,
+        modes: Modes,
+        descriptors: Descriptors | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._scratch = scratch
+        self._process = os.getpid()
+        self._modes = modes
+        self._descriptors = descriptors or Descriptors(sys.maxsize)
+        self._now = now
+        self._guard = threading.Lock()
+        self._held: dict[str, _Held] = {}
+        self._paths: dict[str, str] = {}
+        self._numbers = itertools.count()
+
+    def __len__(self) -> int:
+        """Keys locked, and descriptors open for that."""
+        return len(self._held)
+
+    # -- locking -----------------------------------------------------------------------------------
+
+    def lock(self, path: str, lock_id: str, until: float) -> Taken:
+        """Lock the content at ``path`` once more, and write its retention.
+
+        :param lock_id: names this lock to :meth:`unlock`; a new one each time.
+        :param until: seconds since the epoch up to which it has to stay, whatever happens.
+        :raises OSError: the disk does not let it be promised. Nothing is locked then.
+        """
+        with self._entry(path) as held:
+            if held.count == 0:
+                taken = self._open(path, held)
+                if taken is not Taken.LOCKED:
+                    return taken
+            try:
+                if not os.path.isfile(path):
+                    self._close(path, held)
+                    return Taken.NOT_PRESENT
+                self._retain(path, held, until)
+            except BaseException:
+                self._close(path, held)
+                raise
+            held.count += 1
+            self._paths[lock_id] = path
+            return Taken.LOCKED
+
+    def unlock(self, lock_id: str) -> None:
+        """Undo one :meth:`lock`; the last one lets others remove the content. Does nothing if
+        there is no such lock.
+
+        :raises OSError: the files cannot be deleted. The lock is over, but the retention may go on.
+        """
+        path = self._paths.pop(lock_id, None)
+        if path is None:
+            return
+        with self._entry(path) as held:
+            if held.count == 0:
+                return
+            held.count -= 1
+            self._close(path, held)
+
+    def abandon(self) -> None:
+        """Let go of everything as the death of the process would: retention goes on."""
+        self._paths.clear()
+        with self._guard:
+            entries, self._held = self._held, {}
+        for held in entries.values():
+            with held.guard:
+                if held.count:
+                    self._release(held)
+                    held.count = 0
+
+    @contextmanager
+    def _entry(self, path: str) -> Iterator[_Held]:
+        """The entry of a key, to itself; dropped when nothing holds it any more."""
+        while True:
+            with self._guard:
+                held = self._held.get(path)
+                if held is None:
+                    held = self._held[path] = _Held()
+            held.guard.acquire()
+            if self._held.get(path) is held:
+                break
+            held.guard.release()  # it was dropped while we waited
+        try:
+            yield held
+        finally:
+            if held.count == 0:
+                with self._guard:
+                    if self._held.get(path) is held:
+                        del self._held[path]
+            held.guard.release()
+
+    def _open(self, path: str, held: _Held) -> Taken:
+        if not self._descriptors.take():
+            return Taken.NO_DESCRIPTOR
+        try:
+            descriptor = self._take(path + ".lck", exclusive=False)
+        except BaseException:
+            self._descriptors.give_back()
+            raise
+        if descriptor is None or descriptor < 0:
+            self._descriptors.give_back()
+            return Taken.BUSY if descriptor is None else Taken.NOT_PRESENT
+        held.descriptor = descriptor
+        try:
+            there = self._read_retention(path)
+        except BaseException:
+            self._release(held)
+            raise
+        held.foreign = there if there is not None and there > self._now() else None
+        held.until = 0.0
+        return Taken.LOCKED
+
+    def _release(self, held: _Held) -> None:
+        os.close(held.descriptor)
+        self._descriptors.give_back()
+
+    def _close(self, path: str, held: _Held) -> None:
+        """Let go, if nobody here holds it any more; whoever is the last of all cleans up."""
+        if held.count:
+            return
+        lock_file = path + ".lck"
+        try:
+            alone = filelock.try_lock(held.descriptor, exclusive=True)
+            if not alone:
+                # Another may try the same at the same time; then one of the two has to succeed.
+                filelock.unlock(held.descriptor)
+                alone = filelock.try_lock(held.descriptor, exclusive=True)
+            if alone and filelock.is_sane(held.descriptor, lock_file):
+                self._changing(path, lambda: self._clear(path, held))
+        finally:
+            self._release(held)
+
+    def _clear(self, path: str, held: _Held) -> None:
+        if held.until and self._read_retention(path) == held.until:
+            if held.foreign is not None and held.foreign > self._now():
+                self._write_retention(path, held.foreign)
+            else:
+                _delete(path + ".rtm", path + ".rtl")
+        _delete(path + ".lck")
+
+    # -- retention ---------------------------------------------------------------------------------
+
+    def _retain(self, path: str, held: _Held, until: float) -> None:
+        until = _rounded_up(until)
+        if until <= held.until:
+            return
+
+        def write() -> None:
+            # Only who has the write lock on the content deletes this file, and we have a read lock.
+            with filelock.held(path + ".rtl", mode=self._modes.creation, lasting=True):
+                there = self._read_retention(path)
+                if there is None or there < until:
+                    self._write_retention(path, until)
+            self._modes.file(path + ".rtl")
+
+        self._changing(path, write)
+        held.until = until
+
+    def _write_retention(self, path: str, until: float) -> None:
+        new = f"{self._scratch}/{self._process}.{next(self._numbers)}.rtm"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(new, flags, self._modes.creation)
+        try:
+            try:
+                os.write(descriptor, _spell(until))
+            finally:
+                os.close(descriptor)
+            self._modes.file(new)
+            os.rename(new, path + ".rtm")
+        except BaseException:
+            _delete(new)
+            raise
+
+    def _read_retention(self, path: str) -> float | None:
+        """When the retention ends, in seconds since the epoch; ``None`` without one."""
+        try:
+            descriptor = os.open(path + ".rtm", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            return _understand(os.read(descriptor, 64))
+        finally:
+            os.close(descriptor)
+
+    # -- removal -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def removing(self, path: str) -> Iterator[bool]:
+        """Keep every lock off the content at ``path`` while it is removed.
+
+        Yields ``False`` if it may not be removed: somebody holds it locked, or its retention is not
+        over. The caller deletes the object, and leaves its directory thawed or gone.
+
+        :raises OSError: the lock file cannot be made or deleted.
+        """
+        retained = self._read_retention(path)
+        if retained is not None and self._now() <= retained:
+            yield False
+            return
+        descriptor = self._take(path + ".lck", exclusive=True)
+        if descriptor is None:
+            yield False
+            return
+        if descriptor < 0:
+            yield True  # there is not even a directory
+            return
+        try:
+            # Whoever wrote one since we looked held a lock then.
+            retained = self._read_retention(path)
+            if retained is not None and self._now() <= retained:
+                yield False
+            else:
+                # One that cannot be understood (empty after a power cut) is cleared away too.
+                self._changing(path, lambda: _delete(path + ".rtm", path + ".rtl"))
+                yield True
+            self._changing(path, lambda: _delete(path + ".lck"))
+        finally:
+            os.close(descriptor)
+
+    # -- files in a directory that is kept read-only -----------------------------------------------
+
+    def _take(self, lock_file: str, *, exclusive: bool) -> int | None:
+        """A descriptor with the lock; ``None``: another has it; -1: there is no such directory."""
+        for _ in range(_ATTEMPTS):
+            try:
+                descriptor = self._open_lock_file(lock_file)
+            except FileNotFoundError:
+                return -1
+            try:
+                if not filelock.try_lock(descriptor, exclusive=exclusive):
+                    os.close(descriptor)
+                    return None
+                if filelock.is_sane(descriptor, lock_file):
+                    return descriptor
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
+        return None
+
+    def _open_lock_file(self, lock_file: str) -> int:
+        opened = -1
+
+        def create() -> None:
+            nonlocal opened
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            opened = os.open(lock_file, flags, self._modes.creation)
+
+        self._changing(lock_file, create)
+        self._modes.file(lock_file)
+        return opened
+
+    def _changing(self, path: str, change: Callable[[], object]) -> None:
+        """Make a change in the directory of ``path``, thawing it where that is needed. The change
+        is made again from its beginning if another process froze the directory meanwhile."""
+        directory = os.path.dirname(path)
+        try:
+            change()
+        except PermissionError:
+            for _ in self._modes.attempts(directory):
+                with suppress(PermissionError), self._modes.thawed(directory):
+                    change()
+                    return
+            raise
+
+
+def _delete(*paths: str) -> None:
+    for path in paths:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def _rounded_up(seconds: float) -> float:
+    """To whole microseconds, which a float of today's size can still tell apart."""
+    return -(-seconds * 1e6 // 1) / 1e6 if seconds % 1 else seconds
+
+
+def _spell(seconds: float) -> bytes:
+    return f"{seconds:.6f}s".encode("ascii")
+
+
+def _understand(text: bytes) -> float | None:
+    """As git-annex reads it: what is no time is no retention."""
+    try:
+        return float(text.strip().rstrip(b"s"))
+    except ValueError:
+        return None

@@ -1,0 +1,112 @@
+"""Finding git-annex repositories below a directory."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from locklane_server.clock import Clock, boottime
+from locklane_server.descriptors import Descriptors
+from locklane_server.locks import DEFAULT_LIMIT
+from locklane_server.repository import RepositoryError
+from locklane_server.repository.annex.config import NotInitializedError
+from locklane_server.repository.annex.repository import AnnexRepository
+from locklane_server.served import ServedRepository
+from locklane_server.workers import Workers
+
+_log = logging.getLogger(__name__)
+
+_Version = tuple[int, int]
+
+
+class AnnexDiscovery:
+    """Finds repositories in and below directories, at any depth; not inside of one another, and not
+    through symbolic links, as git-annex has it.
+
+    :param tops: the directories.
+    :param descriptors: how many may be open for locked keys, in all repositories together.
+    :param limit: locks at once in each repository.
+    """
+
+    def __init__(
+        self,
+        tops: Iterable[Path],
+        workers: Workers,
+        *,
+        descriptors: Descriptors | None = None,
+        limit: int = DEFAULT_LIMIT,
+        clock: Clock = boottime,
+    ) -> None:
+        self._tops = [top.absolute() for top in tops]
+        self._workers = workers
+        self._descriptors = descriptors
+        self._limit = limit
+        self._clock = clock
+        self._refused: dict[Path, _Version] = {}
+
+    async def find(self) -> set[Path]:
+        return await self._workers.run(self._find)
+
+    def _find(self) -> set[Path]:
+        found = {place for top in self._tops for place in find_repositories(top)}
+        # What was refused is looked at again when its configuration changes.
+        for place, version in tuple(self._refused.items()):
+            if place not in found or _version(place) != version:
+                del self._refused[place]
+        return found
+
+    async def open(self, place: Path) -> ServedRepository | None:
+        if place in self._refused:
+            return None
+        repository = await self._workers.run(self._open, place)
+        if repository is None:
+            return None
+        return ServedRepository(repository, limit=self._limit, clock=self._clock)
+
+    def _open(self, place: Path) -> AnnexRepository | None:
+        version = _version(place)
+        try:
+            return AnnexRepository.open(
+                place, self._workers, descriptors=self._descriptors, clock=self._clock
+            )
+        except RepositoryError as error:
+            if not isinstance(error, NotInitializedError):
+                _log.warning("not served: %s", error)
+            self._refused[place] = version
+            return None
+
+
+def find_repositories(top: Path) -> Iterator[Path]:
+    """The git repositories in a directory: work trees, and bare ones. Blocks."""
+    waiting = [str(top)]
+    while waiting:
+        directory = waiting.pop()
+        if _is_repository(directory):
+            yield Path(directory)
+            continue
+        try:
+            with os.scandir(directory) as entries:
+                waiting += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except OSError:
+            continue  # gone, or not ours to look into
+
+
+def _is_repository(directory: str) -> bool:
+    if os.path.exists(f"{directory}/.git"):
+        return True
+    return os.path.isfile(f"{directory}/HEAD") and all(
+        os.path.isdir(f"{directory}/{name}") for name in ("objects", "refs")
+    )
+
+
+def _version(place: Path) -> _Version:
+    """Changes with the configuration of the repository in a directory."""
+    for name in (".git/config", "config"):
+        try:
+            status = os.stat(place / name)
+        except OSError:
+            continue
+        return status.st_ino, status.st_mtime_ns
+    return 0, 0

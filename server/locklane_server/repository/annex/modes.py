@@ -1,0 +1,164 @@
+"""The permissions of what lies in a repository: content is kept from accidents, and
+``core.sharedRepository`` is honoured (git-config(1)), as git-annex does."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+_WRITE = 0o222
+_OWNER_WRITE = stat.S_IWUSR
+_ATTEMPTS = 100
+"""Times that a directory is made writable again after another process, done with its own change,
+made it read-only under our hands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Modes:
+    """What modes a repository wants. Failure to set one is passed over where the repository is
+    shared, because what belongs to another user cannot be changed.
+
+    :param shared: ``"group"``, ``"all"``, a mode for files (``0o640``), or ``None``: the umask's.
+    """
+
+    shared: str | int | None = None
+
+    @classmethod
+    def parse(cls, value: str | None) -> Modes:
+        """From the value of ``core.sharedRepository``.
+
+        :raises ValueError: git does not know it.
+        """
+        match (value or "umask").lower():
+            case "umask" | "false" | "0" | "no" | "off":
+                return cls(None)
+            case "group" | "true" | "1" | "yes" | "on" | "":
+                return cls("group")
+            case "all" | "world" | "everybody" | "2" | "3":
+                return cls("all")
+            case number:
+                mode = int(number, 8)
+                if mode & 0o600 != 0o600:
+                    raise ValueError(f"core.sharedRepository is {value}")
+                return cls(mode & 0o666)
+
+    @property
+    def creation(self) -> int:
+        """Mode to create a file with that is not content."""
+        return self.shared if isinstance(self.shared, int) else 0o666
+
+    def file(self, path: str | os.PathLike[str]) -> None:
+        """A new file that is not content."""
+        match self.shared:
+            case None:
+                return
+            case "group":
+                self._change(path, add=0o660)
+            case "all":
+                self._change(path, add=0o664)
+            case int(mode):
+                self._set(path, mode)
+
+    def directory(self, path: str | os.PathLike[str]) -> None:
+        """A new directory that holds no content itself."""
+        match self.shared:
+            case None:
+                return
+            case "group":
+                self._change(path, add=0o770)
+            case "all":
+                self._change(path, add=0o775)
+            case int(mode):
+                self._set(path, _directory_mode(mode))
+
+    def make_directories(self, path: str) -> None:
+        """A directory and what is missing above it."""
+        try:
+            os.mkdir(path)
+        except FileExistsError:
+            return
+        except FileNotFoundError:
+            self.make_directories(os.path.dirname(path))
+            with suppress(FileExistsError):
+                os.mkdir(path)
+        self.directory(path)
+
+    def freeze_content(self, path: str | os.PathLike[str]) -> None:
+        """Content: nobody writes to it."""
+        match self.shared:
+            case None:
+                self._change(path, add=0o400, remove=_WRITE)
+            case "group":
+                with suppress(OSError):
+                    self._change(path, add=0o440, remove=_WRITE)
+            case "all":
+                with suppress(OSError):
+                    self._change(path, add=0o444, remove=_WRITE)
+            case int(mode):
+                self._set(path, mode & ~_WRITE)
+
+    def freeze_directory(self, path: str) -> None:
+        """The directory of one key's content: nothing in it is deleted by accident. In a shared
+        repository the others have to be able to, and cannot change its mode."""
+        match self.shared:
+            case None:
+                self._change(path, remove=_WRITE)
+            case "group" | "all":
+                with suppress(OSError):
+                    self._change(path, add=0o660)
+            case int(mode):
+                self._set(path, _directory_mode(mode & ~_OWNER_WRITE))
+
+    def thaw_directory(self, path: str) -> None:
+        """Allow changes in the directory of one key's content.
+
+        :raises OSError: it cannot be allowed.
+        """
+        if isinstance(self.shared, int):
+            self._set(path, _directory_mode(self.shared))
+        else:
+            self._change(path, add=_OWNER_WRITE)
+
+    @contextmanager
+    def thawed(self, path: str) -> Iterator[None]:
+        """Change something in the directory of one key's content.
+
+        Another process that ends its own change freezes the directory while this one is at work;
+        see :meth:`attempts`.
+        """
+        self.thaw_directory(path)
+        try:
+            yield
+        finally:
+            with suppress(FileNotFoundError):
+                self.freeze_directory(path)
+
+    def attempts(self, path: str) -> Iterator[None]:
+        """For a change that is whole in itself: ``for _ in modes.attempts(directory): try … break
+        except PermissionError: continue``. Thaws the directory before each further attempt."""
+        for _ in range(_ATTEMPTS):
+            yield
+            self.thaw_directory(path)
+
+    def _change(self, path: str | os.PathLike[str], *, add: int = 0, remove: int = 0) -> None:
+        try:
+            old = stat.S_IMODE(os.stat(path).st_mode)
+            new = (old | add) & ~remove
+            if new != old:
+                os.chmod(path, new)
+        except OSError:
+            if self.shared is None:
+                raise
+
+    def _set(self, path: str | os.PathLike[str], mode: int) -> None:
+        with suppress(OSError):
+            os.chmod(path, mode)
+
+
+def _directory_mode(mode: int) -> int:
+    """A file's mode as a directory's: who may read may enter; who is shared with, stays so."""
+    directory = mode | (mode & 0o444) >> 2
+    return directory | stat.S_ISGID if mode & 0o060 else directory

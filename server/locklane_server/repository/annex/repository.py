@@ -1,0 +1,442 @@
+"""A git-annex repository, served beside git-annex."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+import anyio
+
+from locklane_client import backends
+from locklane_client.key import Key
+from locklane_client.wire import RETENTION
+from locklane_server.clock import Clock, boottime
+from locklane_server.descriptors import Descriptors
+from locklane_server.locks import Lock, Refusal
+from locklane_server.repository import (
+    InvalidContent,
+    NoSpace,
+    NotAccepted,
+    RepositoryError,
+)
+from locklane_server.repository import (
+    partial as partials,
+)
+from locklane_server.repository.annex import program
+from locklane_server.repository.annex.committer import Committer
+from locklane_server.repository.annex.config import Config
+from locklane_server.repository.annex.contentlock import ContentLocks, Taken
+from locklane_server.repository.annex.keysdb import (
+    KeysDatabase,
+    KeysUnreadableError,
+    database_directory,
+)
+from locklane_server.repository.annex.locationlog import LocationLog, journal_name
+from locklane_server.repository.annex.transfers import Transfers
+from locklane_server.repository.content import FileContent, find, find_blocking, open_content
+from locklane_server.repository.diskerrors import disk_error
+from locklane_server.workers import Workers
+
+_log = logging.getLogger(__name__)
+
+
+class AnnexRepository:
+    """See the module. Made by :meth:`open`; any number of processes may use the repository."""
+
+    def __init__(
+        self, config: Config, workers: Workers, descriptors: Descriptors | None, clock: Clock
+    ) -> None:
+        self.uuid = config.uuid
+        self.config = config
+        self._layout = config.layout
+        self._modes = config.modes
+        self._workers = workers
+        self._clock = clock
+        self._locks = ContentLocks(str(config.layout.own), config.modes, descriptors)
+        self._transfers = Transfers(config.layout, config.modes)
+        self._locations = LocationLog(
+            config.layout.git, config.uuid, modes=config.modes, private=config.private
+        )
+        directory = database_directory(
+            config.layout.git, dbdir=config.database_directory, uuid=config.uuid
+        )
+        self._keys = KeysDatabase(directory, config.work_tree)
+        self._committer = Committer(
+            partial(program.commit_journal, self._program_directory),
+            self._locations.pending,
+            name=config.uuid,
+            clock=clock,
+        )
+        self._unmodified: dict[str, tuple[int, int, int]] = {}
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        workers: Workers,
+        *,
+        descriptors: Descriptors | None = None,
+        clock: Clock = boottime,
+    ) -> Self:
+        """Open the repository in a directory, or around it. Blocks.
+
+        :param descriptors: how many may be open for locked keys, one for each.
+        :raises RepositoryError: there is none, or it cannot be served.
+        """
+        config = Config.read(directory)
+        program.program()  # without it nobody would learn what changes
+        own = str(config.layout.own)
+        try:
+            config.modes.make_directories(own)
+            _clear_up(own)
+        except OSError as error:
+            raise RepositoryError(f"cannot write in {own}: {error.strerror}") from error
+        return cls(config, workers, descriptors, clock)
+
+    @property
+    def _program_directory(self) -> Path:
+        return self.config.work_tree or self._layout.git
+
+    @property
+    def exists(self) -> bool:
+        """Whether it is still there; it may have been deleted or moved."""
+        return self._layout.own.is_dir()
+
+    # -- what is here ------------------------------------------------------------------------------
+
+    async def present(self, key: Key) -> bool:
+        paths = self._layout.objects(key)
+        status = await find(paths, self._workers)
+        if status is None:
+            return False
+        if _may_be_edited(status):
+            return await self._workers.run(self._is_unmodified, key, paths)
+        return True
+
+    @asynccontextmanager
+    async def content(self, key: Key) -> AsyncIterator[FileContent | None]:
+        paths = self._layout.objects(key)
+        async with open_content(key, paths, self._workers) as content:
+            if (
+                content is not None
+                and _may_be_edited(os.fstat(content.descriptor))
+                and not await self._workers.run(self._is_unmodified, key, paths)
+            ):
+                yield None
+                return
+            yield content
+
+    def _is_unmodified(self, key: Key, paths: Sequence[str]) -> bool:
+        """Whether an object that somebody can edit through a hard link (``annex.thin``) is what it
+        was. Reads it whole, once for each state of the file."""
+        for path in paths:
+            with suppress(FileNotFoundError), open(path, "rb") as file:
+                status = os.fstat(file.fileno())
+                seen = (status.st_ino, status.st_size, status.st_mtime_ns)
+                if self._unmodified.get(path) == seen:
+                    return True
+                if key.size is not None and key.size != status.st_size:
+                    return False
+                if (verifier := backends.verifier(key)) is not None:
+                    while piece := file.read(partials.PIECE):
+                        verifier.update(piece)
+                    if not verifier.matches():
+                        return False
+                self._unmodified[path] = seen
+                return True
+        return False
+
+    # -- storing -----------------------------------------------------------------------------------
+
+    async def partial(self, key: Key) -> int:
+        return await self._workers.run(partials.partial_size, self._layout.partial(key), key)
+
+    @asynccontextmanager
+    async def receive(
+        self, key: Key, *, client: str, file: str | None, offset: int, length: int
+    ) -> AsyncIterator[partials.PartialFile | None]:
+        transfer = ExitStack()
+        begun: list[partials.PartialFile] = []
+        try:
+            await self._workers.run(self._begin, transfer, begun, key, client, file, offset, length)
+            yield begun[0] if begun else None
+        finally:
+            # What was begun is ended, in a worker too, whatever became of who asked.
+            with anyio.CancelScope(shield=True):
+                for upload in begun:
+                    await upload.aclose()
+                    if upload.stored:
+                        self._committer.changed()
+                await self._workers.run(transfer.close)
+
+    def _begin(
+        self,
+        transfer: ExitStack,
+        begun: list[partials.PartialFile],
+        key: Key,
+        client: str,
+        file: str | None,
+        offset: int,
+        length: int,
+    ) -> None:
+        if not self.exists:
+            raise RepositoryError(f"the repository in {self._layout.git} is gone")
+        if self._is_here(key):
+            return
+        journal_name(key)  # a key that nobody could learn of is refused before it is stored
+        if self.config.secure_hashes_only and not backends.secure(key):
+            raise NotAccepted(
+                f"annex.securehashesonly keeps {key.backend} keys out of this repository"
+            )
+        path = str(self._layout.partial(key))
+        try:
+            transfer.enter_context(self._transfers.receiving(key, client, file))
+            if self._is_here(key):  # by somebody who was faster
+                return
+            self._make_room(key, path, offset + length)
+            self._modes.make_directories(os.path.dirname(path))
+        except OSError as error:
+            raise disk_error("cannot store the upload", error) from error
+        # Of an earlier upload nobody knows whether it was right, so its end is always verified.
+        wanted = self.config.verify or offset > 0
+        begun.append(
+            partials.PartialFile.open(
+                key,
+                path,
+                offset,
+                self._modes.creation,
+                backends.verifier(key) if wanted else None,
+                self._workers,
+                partial(self._store, key, wanted),
+            )
+        )
+
+    def _is_here(self, key: Key) -> bool:
+        paths = self._layout.objects(key)
+        status = find_blocking(paths)
+        if status is None:
+            return False
+        if _may_be_edited(status) and not self._is_unmodified(key, paths):
+            raise RepositoryError(
+                "there is something else where the content of this key belongs: a file of the "
+                "work tree that is the same file has been edited (annex.thin). 'git annex add' it"
+            )
+        return True
+
+    def _make_room(self, key: Key, path: str, size: int) -> None:
+        """See that there is space ("annex.diskreserve"), for others' transfers too."""
+        wanted = key.size if key.size is not None else size
+        here = partials.partial_size(path, key)
+        disk = os.statvfs(self._layout.annex)
+        free = disk.f_bavail * disk.f_frsize
+        needed = wanted - here + self.config.disk_reserve + self._transfers.bytes_to_come(key)
+        if needed > free:
+            raise NoSpace(
+                f"not enough free space: {needed - free} bytes more are needed to store {wanted} "
+                f"and keep {self.config.disk_reserve} free (annex.diskreserve)"
+            )
+
+    def _store(self, key: Key, wanted: bool, path: str) -> None:
+        """Put verified content into its place, and record that it is here."""
+        if wanted and backends.check(key) in (backends.Check.CALCKEY, backends.Check.PERHAPS):
+            self._verify_by_git_annex(key, path)
+        if self._is_for_git_annex(key):
+            program.set_key(self._program_directory, key, Path(path), verified=True)
+            return
+        place = self._layout.objects(key)[0]
+        try:
+            self._place(path, place)
+        except OSError as error:
+            raise disk_error("cannot put the content into its place", error) from error
+        self._locations.record(key, True)
+
+    def _is_for_git_annex(self, key: Key, *, populated: bool = False) -> bool:
+        """Whether content comes or goes that files of the work tree want, or hold, or that only
+        git-annex knows how to handle."""
+        try:
+            return self.config.by_git_annex or bool(
+                self._keys.unlocked_files(key, populated=populated)
+            )
+        except KeysUnreadableError as error:
+            _log.info("%s: left to git-annex: %s", self.uuid, error)
+            return True
+
+    def _verify_by_git_annex(self, key: Key, path: str) -> None:
+        try:
+            found = program.calculate_key(self._program_directory, key.backend, Path(path))
+        except program.ProgramError:
+            if backends.check(key) is backends.Check.PERHAPS:
+                return  # as git-annex has it: what it cannot verify, it takes
+            raise
+        if not backends.same_hash(key, found.name.partition(".")[0]):
+            os.unlink(path)
+            raise InvalidContent(
+                "what came is not the content of this key: its hash is another one"
+            )
+
+    def _place(self, path: str, place: str) -> None:
+        directory = os.path.dirname(place)
+        self._modes.make_directories(directory)
+        for _ in self._modes.attempts(directory):
+            with suppress(PermissionError), self._modes.thawed(directory):
+                if os.path.exists(place):
+                    os.unlink(path)
+                else:
+                    os.rename(path, place)
+                    self._modes.freeze_content(place)
+                    partials.sync_directory(directory)
+                return
+        raise PermissionError(errno.EACCES, f"{directory} does not stay writable")
+
+    async def confirm(self, key: Key) -> bool:
+        if not await self.present(key):
+            return False
+        await self._workers.run(self._locations.record, key, True)
+        self._committer.changed()
+        return True
+
+    # -- removing ----------------------------------------------------------------------------------
+
+    async def remove(self, key: Key, *, before: float | None) -> Refusal | None:
+        refusal = await self._workers.run(self._remove, key, before)
+        if refusal is None:
+            self._committer.changed()
+        return refusal
+
+    def _remove(self, key: Key, before: float | None) -> Refusal | None:
+        for place in self._layout.objects(key):
+            if find_blocking([place]) is None:
+                continue
+            if self._is_for_git_annex(key, populated=True):
+                return self._remove_by_git_annex(key, before)
+            try:
+                refusal = self._delete(key, place, before)
+            except OSError as error:
+                raise disk_error("cannot remove the content", error) from error
+            if refusal is not None:
+                return refusal
+        return None
+
+    def _delete(self, key: Key, place: str, before: float | None) -> Refusal | None:
+        directory = os.path.dirname(place)
+        with self._locks.removing(place) as mine:
+            if not mine:
+                return Refusal.LOCKED
+            for _ in self._modes.attempts(directory):
+                with suppress(PermissionError), self._modes.thawed(directory):
+                    if before is not None and self._clock() >= before:
+                        return Refusal.TOO_LATE
+                    with suppress(FileNotFoundError):
+                        os.unlink(place)
+                    break
+            else:
+                raise PermissionError(errno.EACCES, f"{directory} does not stay writable")
+            self._unmodified.pop(place, None)
+            self._locations.record(key, False)
+        _remove_empty(directory, levels=3)
+        return None
+
+    def _remove_by_git_annex(self, key: Key, before: float | None) -> Refusal | None:
+        """Where files of the work tree have to become pointers again, for example. git-annex looks
+        at locks and retention itself, and is ended if it has not removed the content in time."""
+        timeout = program.TIMEOUT_SECONDS
+        if before is not None:
+            timeout = min(timeout, before - self._clock())
+            if timeout <= 0:
+                return Refusal.TOO_LATE
+        try:
+            program.drop_key(self._program_directory, key, timeout=timeout)
+        except program.ProgramError as error:
+            if find_blocking(self._layout.objects(key)) is None:
+                self._locations.record(key, False)
+                return None
+            if "content is locked" in error.printed:
+                return Refusal.LOCKED
+            if before is not None and self._clock() >= before:
+                return Refusal.TOO_LATE
+            raise
+        return None
+
+    # -- locks -------------------------------------------------------------------------------------
+
+    async def lock_content(self, key: Key, lock: Lock) -> Refusal | None:
+        return await self._workers.run_brief(self._lock, key, lock)
+
+    def _lock(self, key: Key, lock: Lock) -> Refusal | None:
+        until = time.time() + lock.locked_at + RETENTION - self._clock()
+        busy = None
+        try:
+            for place in self._layout.objects(key):
+                match self._locks.lock(place, lock.id, until):
+                    case Taken.LOCKED:
+                        if not _may_be_edited(os.stat(place)) or self._is_unmodified(key, (place,)):
+                            return None
+                        self._locks.unlock(lock.id)
+                    case Taken.BUSY:
+                        busy = Refusal.REMOVING
+                    case Taken.NO_DESCRIPTOR:
+                        return Refusal.DESCRIPTORS
+                    case Taken.NOT_PRESENT:
+                        pass
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                return Refusal.DESCRIPTORS
+            raise disk_error("cannot lock the content", error) from error
+        return busy or Refusal.NOT_PRESENT
+
+    async def unlock_content(self, lock: Lock) -> None:
+        await self._workers.run_brief(self._unlock, lock)
+
+    def _unlock(self, lock: Lock) -> None:
+        try:
+            self._locks.unlock(lock.id)
+        except OSError as error:
+            _log.warning("%s: %s stays locked until its time: %s", self.uuid, lock.key, error)
+
+    # -- coming and going --------------------------------------------------------------------------
+
+    async def tidy(self) -> None:
+        """Nothing waits for this: the committer has its own time."""
+
+    async def retained(self) -> list[Lock]:
+        """None by their ids: what an earlier process promised is in git-annex's retention files,
+        and is looked at when content is removed."""
+        if self._locations.pending():
+            self._committer.changed()
+        return []
+
+    async def aclose(self) -> None:
+        await self._workers.run(self._locks.abandon)
+        await self._committer.aclose()
+        await self._workers.run(self._locations.close)
+
+
+def _may_be_edited(status: os.stat_result) -> bool:
+    """Whether a file of the work tree is the same file, writable (``annex.thin``)."""
+    return status.st_nlink > 1 and bool(stat.S_IMODE(status.st_mode) & 0o222)
+
+
+def _remove_empty(directory: str, *, levels: int) -> None:
+    """Directories that nothing is left in, from the innermost on."""
+    with suppress(OSError):
+        for _ in range(levels):
+            os.rmdir(directory)
+            directory = os.path.dirname(directory)
+
+
+def _clear_up(own: str) -> None:
+    """What a process that was killed left half-written; each name begins with its process's."""
+    with os.scandir(own) as entries:
+        for entry in entries:
+            owner = entry.name.partition(".")[0]
+            if owner.isdigit() and not os.path.exists(f"/proc/{owner}"):
+                with suppress(OSError):
+                    os.unlink(entry.path)

@@ -1,0 +1,160 @@
+"""The content of a key ("GET /git-annex/$uuid/key/$key", and with a version before ``key``).
+
+Beyond what git-annex has: ``Range``, ``ETag``, ``If-None-Match``, ``If-Range`` and HEAD (RFC 9110).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+
+from aiohttp import hdrs, web
+
+from locklane_server.repository import Content, RepositoryError
+from locklane_server.request import ApiError, ApiRequest, Requests
+from locklane_server.sendfile import send_file
+
+SMALL = 64 * 1024
+"""Up to so many bytes are read and sent in one piece."""
+
+PIECE = 256 * 1024
+"""Bytes that are read at once where the kernel cannot send the file by itself (TLS)."""
+
+_log = logging.getLogger(__name__)
+_RANGE = re.compile(r"bytes=\s*([0-9]*)-([0-9]*)\s*")
+_TAG = re.compile(r'(?:W/)?"([^"]*)"')
+
+
+@dataclass(slots=True)
+class _Part:
+    """What is sent of the content: ``length`` bytes from ``begin``."""
+
+    begin: int
+    length: int
+    whole: int
+    """Length of what a request without ``Range`` would get."""
+    offset: int
+    """Where that begins in the content."""
+    status: int = 200
+
+    def narrow(self, first: str, last: str) -> None:
+        """To a range of bytes. One that makes no sense is passed over (RFC 9110, 14.2).
+
+        :raises ApiError: 416, none of it is there.
+        """
+        if not first:  # the last so many
+            if not last:
+                return
+            length = min(int(last), self.whole)
+            begin = self.whole - length
+        else:
+            begin = int(first)
+            end = min(int(last) + 1, self.whole) if last else self.whole
+            if last and int(last) < begin:
+                return
+            length = end - begin
+        if length <= 0:
+            raise ApiError(
+                416,
+                f"there are {self.whole} bytes, and none of them is in that range",
+                {hdrs.CONTENT_RANGE: f"bytes */{self.whole}"},
+            )
+        self.begin, self.length, self.status = self.offset + begin, length, 206
+
+
+async def _download(request: ApiRequest) -> web.StreamResponse:
+    key, version, http = request.key, request.path.version, request.http
+    skip = request.optional("offset") if version is not None else None
+    offset = 0 if skip is None else request.number("offset", skip)
+    async with request.served.repository.content(key) as content:
+        if content is None:
+            raise ApiError(404, "the content is not present")
+        tag = f'"{content.etag}"'
+        if _names(http.headers.get(hdrs.IF_NONE_MATCH), content.etag):
+            return web.Response(status=304, headers={hdrs.ETAG: tag})
+        part = _part(http, content, offset)
+        response = web.StreamResponse(
+            status=part.status,
+            headers={
+                hdrs.CONTENT_TYPE: "application/octet-stream",
+                hdrs.ETAG: tag,
+                hdrs.ACCEPT_RANGES: "bytes",
+            },
+        )
+        response.content_length = part.length
+        if version != 0:
+            response.headers["X-git-annex-data-length"] = str(part.length)
+        if part.status == 206:
+            first = part.begin - part.offset
+            last = first + part.length - 1
+            response.headers[hdrs.CONTENT_RANGE] = f"bytes {first}-{last}/{part.whole}"
+        if http.method == hdrs.METH_HEAD:
+            await response.prepare(http)
+        else:
+            await _send(http, response, content, part)
+        await response.write_eof()
+    return response
+
+
+def _part(http: web.BaseRequest, content: Content, offset: int) -> _Part:
+    whole = max(0, content.size - offset)
+    part = _Part(offset, whole, whole, offset)
+    # Of several ranges at once, all is an answer too.
+    wanted = _RANGE.fullmatch(http.headers.get(hdrs.RANGE, ""))
+    condition = http.headers.get(hdrs.IF_RANGE)
+    if wanted and (condition is None or condition.strip() == f'"{content.etag}"'):
+        part.narrow(*wanted.groups())
+    return part
+
+
+def _names(condition: str | None, etag: str) -> bool:
+    """Whether an ``If-None-Match`` names the content that is here."""
+    if condition is None:
+        return False
+    return condition.strip() == "*" or etag in _TAG.findall(condition)
+
+
+async def _send(
+    http: web.BaseRequest, response: web.StreamResponse, content: Content, part: _Part
+) -> None:
+    """Send it; the last byte only if the content is still what it was at the first ("content that
+    changes while it is sent": the sender truncates, and never pads)."""
+    last = part.begin + part.length - 1
+    if part.length <= SMALL:
+        body = await content.read(part.begin, part.length)
+        if len(body) == part.length and content.unchanged():
+            await response.prepare(http)
+            await response.write(body)
+            return
+        await response.prepare(http)
+        await response.write(body[: part.length - 1])
+    else:
+        await response.prepare(http)
+        try:
+            sent = await send_file(http, content, part.begin, last)
+            if sent == part.begin:
+                sent = await _copy(response, content, part.begin, last)
+            end = await content.read(last, 1) if sent == last else b""
+        except RepositoryError as error:  # too late for another answer
+            _log.error("%s: %s", http.rel_url.raw_path, error)
+            end = b""
+        if end and content.unchanged():
+            await response.write(end)
+            return
+    # Let the connection's end say so: who waits for the rest on an open one waits for ever.
+    response.force_close()
+
+
+async def _copy(response: web.StreamResponse, content: Content, begin: int, end: int) -> int:
+    """Where the kernel cannot do it; returns where the first byte is that was not sent."""
+    while begin < end:
+        piece = await content.read(begin, min(PIECE, end - begin))
+        if not piece:
+            break
+        await response.write(piece)
+        begin += len(piece)
+    return begin
+
+
+REQUESTS: Requests = {("GET", "key"): _download, ("HEAD", "key"): _download}

@@ -1,0 +1,26 @@
+"""``checkpresent``, and ``gettimestamp``."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from locklane_server.request import ApiRequest, Requests, answer
+
+
+async def _checkpresent(request: ApiRequest) -> web.StreamResponse:
+    key, _ = request.key, request.client_uuid
+    return answer({"present": await request.served.repository.present(key)})
+
+
+async def _gettimestamp(request: ApiRequest) -> web.StreamResponse:
+    request.needs_version(3)
+    _ = request.client_uuid
+    return answer({"timestamp": int(request.served.clock())})
+
+
+REQUESTS: Requests = {
+    ("POST", "checkpresent"): _checkpresent,
+    ("GET", "checkpresent"): _checkpresent,
+    ("POST", "gettimestamp"): _gettimestamp,
+    ("GET", "gettimestamp"): _gettimestamp,
+}
