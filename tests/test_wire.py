@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from locklane_client import wire
 from locklane_client.key import MAX_KEY_LENGTH, Key
 from locklane_client.wire import ApiPath, LockAnswer, PathError, UnlockStream
-from locklane_server.repository.hashing import hash_directories_lower
+from locklane_server.repository.hashing import hash_directories_lower, hash_directories_mixed
 
 UUID = "c5b1a7f4-1bb0-4f9f-8a3c-6b8e7d5d2c11"
 NOT_UTF_8 = "\udcff\udcfe"
@@ -696,6 +696,11 @@ AWKWARD = [
     b"SHA256-s5--" + b"k" * 300,
     b"WORM--[foo]",
     b"WORM--$(x);`y`|z*?",
+    b"SHA256E-s5--ab." + b"x" * 63,
+    "SHA1E-s5--ab.c.".encode() + "é".encode() * 30,
+    b"SHA256-s5--ab." + b"x" * 100,
+    b"GITBUNDLE-s5--ab." + b"x" * 100,
+    b"WORM-s5--ab." + b"x" * 100,
 ]
 REFUSED = [
     b"SHA256E-s10",
@@ -707,6 +712,11 @@ REFUSED = [
     b"SHA256E-C1-S5--x",
     b"SHA256E-z5--x",
     "SHA256E-s１--x".encode(),
+    b"SHA256E-s5--ab." + b"x" * 64,
+    b"BLAKE2B256E-s5--ab.tar." + b"x" * 61,
+    "SHA1E-s5--ab.c.".encode() + "é".encode() * 31,
+    b"FOOE--ab." + b"x" * 64,
+    b"XFOOE--ab." + b"x" * 64,
 ]
 GIT_ANNEX = Path(sys.executable).with_name("git-annex")
 
@@ -714,8 +724,7 @@ GIT_ANNEX = Path(sys.executable).with_name("git-annex")
 @pytest.fixture(scope="module")
 def annexed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """A repository of git-annex's own, and the environment to run it in."""
-    if not GIT_ANNEX.exists():
-        pytest.skip("git-annex is not installed")
+    assert GIT_ANNEX.exists(), "git-annex is not installed"
     home = tmp_path_factory.mktemp("home")
     environment = os.environ | {
         "HOME": str(home),
@@ -739,7 +748,7 @@ def annexed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, s
 def examined(annexed: tuple[Path, dict[str, str]]) -> dict[bytes, dict[str, bytes]]:
     """What git-annex says about each awkward key."""
     repository, environment = annexed
-    fields = ("key", "backend", "bytesize", "keyname", "objectpath", "hashdirlower")
+    fields = ("key", "backend", "bytesize", "keyname", "objectpath", "hashdirlower", "hashdirmixed")
     separator = "\x1f"
     form = separator.join(f"${{{field}}}" for field in fields)
     said = subprocess.run(
@@ -777,6 +786,7 @@ def test_git_annex_stores_the_key_in_the_same_place(
 ) -> None:
     key, said = Key.parse(os.fsdecode(raw)), examined[raw]
     assert "{}/{}/".format(*hash_directories_lower(key)).encode() == said["hashdirlower"]
+    assert "{}/{}/".format(*hash_directories_mixed(key)).encode() == said["hashdirmixed"]
     *_, directory, file = said["objectpath"].split(b"/")
     assert os.fsencode(key.file_name) == file == directory
     assert Key.from_file_name(os.fsdecode(file)) == key

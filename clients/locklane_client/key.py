@@ -14,6 +14,10 @@ from dataclasses import dataclass
 MAX_KEY_LENGTH = 4096
 """Longest key accepted, in bytes; no file system stores a longer name, a URL rarely carries one."""
 
+MAX_EXTENSION_LENGTH = 64
+"""Longest extension of a key whose backend has them (``SHA256E``), in bytes with the dot. git-annex
+takes no longer one, because a collision of two signed commits could be hidden in it."""
+
 # Numbers have no leading zeros: git-annex would write, and hash, the key without them.
 _NUMBER = "(0|[1-9][0-9]{0,19})"
 _SHAPE = re.compile(
@@ -61,10 +65,18 @@ class Key:
                 f"{shown!a} is not a git-annex key, which looks like SHA256E-s10--ab12.txt"
             )
         size = match[2]
+        backend, name = match["backend"], match["name"]
+        if backend.endswith("E") and "." in name and backend != "GITBUNDLE":
+            extension = name[name.index(".") :]
+            if len(extension.encode("utf-8", "surrogateescape")) > MAX_EXTENSION_LENGTH:
+                raise ValueError(
+                    f"{text[:80]!a}… is not a git-annex key: its extension is longer than "
+                    f"{MAX_EXTENSION_LENGTH} bytes"
+                )
         return cls(
             text,
-            match["backend"],
-            match["name"],
+            backend,
+            name,
             None if size is None else int(size),
             match["chunk"] or "",
         )
