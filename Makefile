@@ -4,11 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help compare test lint types bench-core reference clean
+.PHONY: help compare peer test lint types bench-core reference peer-reference clean
 .DEFAULT_GOAL := help
 
 help:  ## Show what can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Locklane needs Python 3.11 or newer; set PYTHON=... to one")'
@@ -19,6 +19,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 compare: $(INSTALLED)  ## Price the lock transports per dropped file and write a report below reports/
 	$(BIN)/locklane compare $(ARGS)
+
+peer: $(INSTALLED)  ## Measure Locklane and git annex p2phttp side by side and write a report below reports/
+	$(BIN)/locklane compare --peer git-annex $(ARGS)
 
 test: $(INSTALLED) lint types  ## Lint, types and all tests
 	$(BIN)/pytest --numprocesses=auto --dist=loadscope $(ARGS)
@@ -39,6 +42,9 @@ build/python-library: | $(INSTALLED)
 reference: $(INSTALLED) build/python-library  ## Make the reference report again, from a git-annex repository
 	$(BIN)/locklane compare --keys-from build/python-library --concurrency 1,8,16 --report reports/reference
 	$(BIN)/python -m locklane_bench.readme reports/reference/report.md README.md
+
+peer-reference: $(INSTALLED)  ## Make the side-by-side report of reference again
+	$(BIN)/locklane compare --peer git-annex --report reports/git-annex $(ARGS)
 
 clean:  ## Remove the environment and caches
 	test ! -d build || chmod -R u+w build

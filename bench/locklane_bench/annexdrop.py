@@ -34,7 +34,8 @@ def measure(server: ServerChild, store: Path, files: int, jobs: int = 1) -> Anne
                 name.write_text(f"content of file {number}\n", encoding="utf-8")
             repository.add()
             put_into_store(_copied(from_repository(repository.directory)), store)
-            _know(repository, f"annex+http://127.0.0.1:{relay.port}/git-annex/", address.uuid)
+            make_remote(repository, f"annex+http://127.0.0.1:{relay.port}/git-annex/", address.uuid)
+            _say_all_present(repository, address.uuid)
             locks = server.counted("locklane_locks_taken_total")
             before = relay.counts()
             started = time.perf_counter()
@@ -68,8 +69,11 @@ def _copied(sources: list[Source]) -> list[Source]:
     ]
 
 
-def _know(repository: AnnexRepository, url: str, uuid: str) -> None:
-    """Make the server a remote that is known to have every file."""
+def make_remote(repository: AnnexRepository, url: str, uuid: str) -> None:
+    """Make a server the remote ``locklane`` of a repository, or move that remote to this address.
+
+    :raises GitAnnexError: git refused.
+    """
     for name, value in {
         "remote.locklane.url": url,
         "remote.locklane.annexUrl": url,
@@ -79,6 +83,10 @@ def _know(repository: AnnexRepository, url: str, uuid: str) -> None:
         "annex.security.allowed-ip-addresses": "all",
     }.items():
         repository.git("config", name, value)
+
+
+def _say_all_present(repository: AnnexRepository, uuid: str) -> None:
+    """Let git-annex take every file for present there."""
     keys = repository.git("annex", "find", "--format=${key}\\n").splitlines()
     present = "".join(f"{key} {uuid} 1\n" for key in keys)
     repository.git("annex", "setpresentkey", "--batch", stdin=present)

@@ -1,4 +1,5 @@
-"""The ceiling: a bare aiohttp application that answers the two long-poll requests without thinking.
+"""The ceiling: a bare aiohttp application that answers the two long-poll requests, and
+``checkpresent``, without thinking.
 
 No key is looked at, nothing is locked. A server that does the work on aiohttp cannot well give the
 same client more than this.
@@ -33,11 +34,17 @@ async def keeplocked(request: web.Request) -> web.Response:
     return web.Response(body=b'{"locked":false}', headers=_JSON)
 
 
+async def checkpresent(request: web.Request) -> web.Response:
+    """Say that it is there."""
+    return web.Response(body=b'{"present":true}', headers=_JSON)
+
+
 async def serve() -> None:
     """Serve on a free port of the loopback, printing its address, until the process is ended."""
     application = web.Application()
     application.router.add_post("/git-annex/{uuid}/{version}/lockcontent", lockcontent)
     application.router.add_post("/git-annex/{uuid}/{version}/keeplocked", keeplocked)
+    application.router.add_post("/git-annex/{uuid}/{version}/checkpresent", checkpresent)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, backlog=4096).start()

@@ -30,16 +30,32 @@ class ChildError(Exception):
     """A process of the benchmark did not do its part; the text has what it said."""
 
 
+def python(module: str, *arguments: str) -> list[str]:
+    """The command that runs a module with this Python."""
+    return [sys.executable, "-m", module, *arguments]
+
+
 class Child:
     """A process that is spoken with in lines. A context manager.
 
-    :param command: the Python module to run, and its arguments.
+    :param command: the program to run, and its arguments.
     :param name: what to call it in messages.
+    :param env: its environment; ``None``: this process's.
+    :param cwd: its working directory; ``None``: this process's.
     """
 
-    def __init__(self, command: list[str], name: str) -> None:
-        self._command = [sys.executable, "-m", *command]
+    def __init__(
+        self,
+        command: list[str],
+        name: str,
+        *,
+        env: dict[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        self._command = command
         self._name = name
+        self._env = env
+        self._cwd = cwd
         self._pending = b""
 
     def __enter__(self) -> Self:
@@ -49,6 +65,8 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
+            env=self._env,
+            cwd=self._cwd,
         )
         try:
             self._greet()
@@ -74,6 +92,15 @@ class Child:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    def check(self) -> None:
+        """Nothing, if it is running.
+
+        :raises ChildError: it has ended; with what it said.
+        """
+        status = self._process.poll()
+        if status is not None:
+            raise ChildError(f"{self._name} has ended with status {status}{self._stderr()}")
 
     def read_line(self, patience_s: float | None = PATIENCE_SECONDS) -> str:
         """The next line that it prints.
@@ -123,7 +150,7 @@ class ServerChild(Child):
     @classmethod
     def locklane(cls, store: Path, transports: list[str]) -> ServerChild:
         """The real server on a store, counting."""
-        command = ["locklane_client", "serve", "--store", str(store), "--wideopen"]
+        command = python("locklane_client", "serve", "--store", str(store), "--wideopen")
         command += ["--uuid", str(uuids.uuid4())]
         command += ["--port", "0", "--metrics", "127.0.0.1:0", "--transports", ",".join(transports)]
         return cls(command, "locklane serve")
@@ -131,7 +158,7 @@ class ServerChild(Child):
     @classmethod
     def bare(cls) -> ServerChild:
         """The ceiling."""
-        return cls(["locklane_bench.ceiling"], "the bare server")
+        return cls(python("locklane_bench.ceiling"), "the bare server")
 
     def _greet(self) -> None:
         what = ""
@@ -167,7 +194,7 @@ class RelayChild(Child):
 
     def __init__(self, target_host: str, target_port: int) -> None:
         target = join_host_port(target_host, target_port)
-        super().__init__(["locklane_bench.relayprocess", "--target", target], "the relay")
+        super().__init__(python("locklane_bench.relayprocess", "--target", target), "the relay")
 
     def _greet(self) -> None:
         self.port = json.loads(self.read_line())["port"]
@@ -199,7 +226,7 @@ class LoadChild(Child):
     """The process that drops files."""
 
     def __init__(self) -> None:
-        super().__init__(["locklane_bench.load"], "the load process")
+        super().__init__(python("locklane_bench.load"), "the load process")
 
     def carry_out(self, order: Order) -> Outcome:
         """Have an order carried out, and wait for the outcome.

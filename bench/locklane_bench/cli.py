@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Iterable
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from locklane_bench import namespace
 from locklane_bench.children import ChildError
 from locklane_bench.compare import compare as make_comparison
 from locklane_bench.keys import KeysError, Source, from_repository, made
+from locklane_bench.peer import command as peers
+from locklane_bench.peer.figures import GROUPS
+from locklane_bench.peer.results import PeerSettings
+from locklane_bench.progress import progress_bar
 from locklane_bench.results import Results, Settings
 from locklane_client.address import Address
 from locklane_client.options import Names
@@ -43,6 +48,8 @@ Examples:
   Another server (say "git annex p2phttp -J2 --wideopen") that has these keys:
     locklane compare --transports longpoll --keys-from ~/annex \\
         --url annex+http://annex.example.org:9417/git-annex/UUID
+  Locklane and "git annex p2phttp" side by side, on one git-annex repository:
+    locklane compare --peer git-annex
 """,
 )
 @click.option(
@@ -106,12 +113,43 @@ Examples:
     "[default: keys made for the purpose]",
 )
 @click.option(
+    "--peer",
+    type=click.Choice(peers.PEERS),
+    help="Compare servers instead of transports: Locklane and git-annex's own, side by side. Of "
+    "the other options, --files, --rounds, --report and the next three go with it.",
+)
+@click.option(
+    "--size",
+    type=peers.Size(),
+    default="1GiB",
+    show_default=True,
+    metavar="SIZE",
+    help="With --peer: the size of the large file.",
+)
+@click.option(
+    "--only",
+    type=Names(GROUPS, "figure"),
+    default=",".join(GROUPS),
+    show_default=True,
+    metavar="NAME,…",
+    help="With --peer: what to measure.",
+)
+@click.option(
+    "--work",
+    type=click.Path(exists=True, file_okay=False, writable=True, path_type=Path),
+    metavar="DIR",
+    help="With --peer: make the repositories below this directory, which decides on the disk that "
+    "is measured. [default: where temporary files go]",
+)
+@click.option(
     "--report",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
     help="Where to write the report. [default: a new directory below reports/]",
 )
+@click.pass_context
 def compare(
+    context: click.Context,
     transports: list[str],
     files: int,
     concurrency: list[int],
@@ -121,6 +159,10 @@ def compare(
     url: str | None,
     uuid: str | None,
     keys_from: Path | None,
+    peer: str | None,
+    size: int,
+    only: list[str],
+    work: Path | None,
     report: Path | None,
 ) -> None:
     """Drop files over each lock transport, in interleaved rounds, and report what each costs.
@@ -128,8 +170,28 @@ def compare(
     The unit is one dropped file: take a lock, have it confirmed, think, unlock. Prints a table of
     the cost per dropped file, and writes report.html, report.md, results.json and results.csv.
     Ends with 1 if a drop failed.
+
+    With --peer, measures two servers side by side: what each makes of lock cycles, checkpresent,
+    downloads, an upload and the real "git annex drop".
     """
     _need_packages()
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    if peer is not None:
+        _refuse(context, PEERLESS, "does not go with --peer")
+        large_rounds = rounds if _given(context, "rounds") else peers.LARGE_ROUNDS
+        asked = PeerSettings(
+            peer=peer,
+            rounds=rounds,
+            large_rounds=large_rounds,
+            files=files,
+            size=size,
+            small_size=peers.SMALL_SIZE,
+            only=only,
+        )
+        directory = _report_directory(report)
+        peers.show(peers.measure(asked, work, console), directory, console)
+        return
+    _refuse(context, ("size", "only", "work"), "goes with --peer")
     address = None
     if url is not None:
         try:
@@ -155,28 +217,46 @@ def compare(
         keys_from=origin,
         repository=keys_from.resolve().name if keys_from else None,
     )
-    directory = report or Path("reports") / datetime.now().strftime("%Y-%m-%d-%H%M%S")
-    new = not directory.exists()
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise click.BadParameter(f"{directory}: {error.strerror}", param_hint="--report") from error
-    console = Console(width=None if sys.stdout.isatty() else 100)
+    directory = _report_directory(report)
     try:
         results = _measure(settings, sources, address, console)
     except ChildError as error:
         raise click.ClickException(str(error)) from error
-    finally:
-        if new:
-            directory.rmdir()  # it is made again when there is something to put into it
     _show(results, directory, console)
     failures = sum(run.failures for run in results.runs)
     if failures:
         raise click.ClickException(f"{failures} drops failed, for example: {results.failure}")
 
 
+PEERLESS = ("transports", "concurrency", "think_time", "rate", "url", "uuid", "keys_from")
+"""Parameters that mean nothing with ``--peer``."""
+
+
+def _given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is not ParameterSource.DEFAULT
+
+
+def _refuse(context: click.Context, names: Iterable[str], why: str) -> None:
+    for name in names:
+        if _given(context, name):
+            raise click.UsageError(f"--{name.replace('_', '-')} {why}")
+
+
+def _report_directory(report: Path | None) -> Path:
+    """Where to write, having seen that it can be made: it is, when there is something to put."""
+    directory = report or Path("reports") / datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    new = not directory.exists()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if new:
+            directory.rmdir()
+    except OSError as error:
+        raise click.BadParameter(f"{directory}: {error.strerror}", param_hint="--report") from error
+    return directory
+
+
 def _need_packages() -> None:
-    for package in ("locust", "matplotlib", "jinja2"):
+    for package in ("locust", "matplotlib", "jinja2", "httptools"):
         if find_spec(package) is None:
             raise click.ClickException(
                 f"'locklane compare' needs the package {package}: pip install 'locklane[bench]'"
@@ -200,23 +280,12 @@ def _sources(keys_from: Path | None, files: int) -> tuple[list[Source], str]:
 def _measure(
     settings: Settings, sources: list[Source], address: Address | None, console: Console
 ) -> Results:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
     # A server elsewhere could not be reached from a namespace of our own.
     shared = "the server is elsewhere" if address else namespace.enter()
     with (
         tempfile.TemporaryDirectory(prefix="locklane-store-") as store,
-        Progress(*columns, console=console) as bar,
+        progress_bar(console) as progress,
     ):
-        task = bar.add_task("starting", total=None)
-
-        def progress(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total)
-
         return make_comparison(
             settings, sources, Path(store), progress, address, kernel_is_ours=shared is None
         )

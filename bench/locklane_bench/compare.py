@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from locklane_bench import annexdrop, procfs
@@ -22,6 +21,7 @@ from locklane_bench.gitannex import GitAnnexError
 from locklane_bench.keys import Source, put_into_store
 from locklane_bench.orders import Order
 from locklane_bench.results import AnnexDrop, RelayCounts, Results, Run, Settings, Via
+from locklane_bench.versions import versions
 from locklane_client.address import Address
 
 WARM_UP_FILES = 50
@@ -35,6 +35,9 @@ SETTLE_SECONDS = 5.0
 
 CEILING_TRANSPORT = "longpoll"
 """The transport that the bare server answers."""
+
+MEASURED_WITH = ("locklane", "aiohttp", "websockets", "anyio", "uvloop", "locust", "gevent")
+"""Packages that a figure could depend on."""
 
 ANNEX_FILES = 50
 """Files for the real ``git annex drop``."""
@@ -248,7 +251,7 @@ def compare(
         command=command(settings),
         settings=settings,
         machine=procfs.machine() | {"network": _network(kernel_is_ours)},
-        versions=versions(),
+        versions=versions(*MEASURED_WITH),
         runs=runs,
         failure=comparison.failure,
         annex_drop=drop,
@@ -283,17 +286,6 @@ def disagreement(run: Run) -> str | None:
         f"Round {run.round}, {run.transport} at {run.concurrency}, {run.server}, {run.via}: "
         f"connections counted by {said}."
     )
-
-
-def versions() -> dict[str, str]:
-    """Of everything that a figure could depend on."""
-    found = {}
-    for name in ("locklane", "aiohttp", "websockets", "anyio", "uvloop", "locust", "gevent"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def _network(kernel_is_ours: bool) -> str:

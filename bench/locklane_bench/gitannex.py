@@ -40,7 +40,7 @@ class AnnexRepository:
 
     def __init__(self, directory: Path, home: Path) -> None:
         self.directory = directory
-        self._environment = {
+        self.environment = {
             "PATH": f"{program().parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             "HOME": str(home),
             "LC_ALL": "C.UTF-8",
@@ -61,7 +61,7 @@ class AnnexRepository:
             done = subprocess.run(
                 ["git", *arguments],
                 cwd=self.directory,
-                env=self._environment,
+                env=self.environment,
                 input=stdin,
                 capture_output=True,
                 text=True,
@@ -85,6 +85,18 @@ class AnnexRepository:
         """Add and commit what is new in its directory."""
         self.git("annex", "add", "--quiet", ".")
         self.git("commit", "--quiet", "--allow-empty", "--message", "files")
+
+    def clone_to(self, directory: Path) -> AnnexRepository:
+        """A clone of it in a new directory, which knows no remote and has no content yet."""
+        home = Path(self.environment["HOME"])
+        self.git("clone", "--quiet", ".", str(directory))
+        clone = AnnexRepository(directory, home)
+        clone.git("annex", "init", "--quiet", "clone")
+        return clone
+
+    def uuid(self) -> str:
+        """Its own."""
+        return self.git("config", "annex.uuid").strip()
 
     def version(self) -> str:
         """Of git-annex."""

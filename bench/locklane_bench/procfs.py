@@ -26,6 +26,7 @@ _TICKS_S = 0.03
 
 _PROC = Path("/proc")
 _TIME_WAIT = "06"  # TCP_TIME_WAIT, include/net/tcp_states.h
+_PPID, _OWN, _CHILDREN = 1, slice(11, 13), slice(13, 15)  # fields 4, 14 to 15, 16 to 17 of stat
 _RESET_PEAK = "5"  # CLEAR_REFS_MM_HIWATER_RSS, fs/proc/task_mmu.c
 
 
@@ -38,10 +39,27 @@ def cpu_seconds(pid: int) -> float:
     try:
         return time.clock_gettime((~pid << 3) | 2)
     except OSError:
-        # The command's name, in parentheses, may hold anything; utime and stime are fields 14 and
-        # 15 of man 5 proc_pid_stat, and the first one after the name is field 3.
-        fields = _read(pid, "stat").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return sum(int(ticks) for ticks in _stat(pid)[_OWN]) / os.sysconf("SC_CLK_TCK")
+
+
+def tree_cpu_seconds(pid: int) -> float:
+    """Processor time of a process in s as :func:`cpu_seconds`, with that of all its children, those
+    that have ended too (these to the kernel's tick, mostly 10 ms)."""
+    tick_s = 1 / os.sysconf("SC_CLK_TCK")
+    stats: dict[int, list[str]] = {}
+    for directory in _PROC.iterdir():
+        if directory.name.isdecimal():
+            with suppress(ProcessLookupError):
+                stats[int(directory.name)] = _stat(int(directory.name))
+    if pid not in stats:
+        raise ProcessLookupError(f"there is no process {pid}")
+    tree, seconds = [pid], 0.0
+    for each in tree:  # which grows while it is walked
+        tree += [child for child, fields in stats.items() if int(fields[_PPID]) == each]
+        ended = sum(int(ticks) for ticks in stats[each][_CHILDREN])
+        with suppress(ProcessLookupError):
+            seconds += cpu_seconds(each) + ended * tick_s
+    return seconds
 
 
 def descriptors(pid: int) -> int:
@@ -145,6 +163,17 @@ def machine() -> dict[str, str]:
     return facts
 
 
+def file_system(path: Path) -> str:
+    """The kind of file system that a path is on, for example ``ext4`` (``man 5 proc_mounts``)."""
+    place, found, longest = path.resolve(), "unknown", -1
+    for line in (_PROC / "self/mounts").read_text(errors="replace").splitlines():
+        _, where, kind, *_ = line.split()
+        mount = Path(where.replace(r"\040", " "))  # later mounts lie over earlier ones
+        if place.is_relative_to(mount) and len(mount.parts) >= longest:
+            found, longest = kind, len(mount.parts)
+    return found
+
+
 @contextmanager
 def _gone(pid: int) -> Iterator[None]:
     """The kernel says the one when the process is gone, and the other when it goes meanwhile."""
@@ -157,6 +186,12 @@ def _gone(pid: int) -> Iterator[None]:
 def _read(pid: int, name: str) -> str:
     with _gone(pid):
         return (_PROC / str(pid) / name).read_text(encoding="utf-8", errors="replace")
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of man 5 proc_pid_stat from the third on: before it stands the command's name, in
+    parentheses, which may hold anything."""
+    return _read(pid, "stat").rpartition(")")[2].split()
 
 
 def _snmp(counter: str) -> int:

@@ -165,10 +165,7 @@ class Results:
 
     def to_json(self) -> str:
         """As JSON, with each run on a line of its own."""
-        rest = asdict(self)
-        runs = [json.dumps(run, separators=(",", ":")) for run in rest.pop("runs")]
-        head = json.dumps(rest, indent=1).removesuffix("\n}")
-        return f'{head},\n "runs": [\n  ' + ",\n  ".join(runs) + "\n ]\n}\n"
+        return json_with_lines(asdict(self), "runs")
 
     @classmethod
     def from_json(cls, text: str) -> Results:
@@ -201,10 +198,10 @@ class Results:
         for run in self.runs:
             relay = asdict(run.relay) if run.relay else {}
             writer.writerow(
-                [_cell(getattr(run, name)) for name in flat]
-                + [_cell(value) for value in asdict(run.client).values()]
-                + [_cell(relay.get(f.name)) for f in fields(RelayCounts)]
-                + [_cell(run.percentile_ms(percent)) for percent in (50, 90, 99, 100)]
+                [csv_cell(getattr(run, name)) for name in flat]
+                + [csv_cell(value) for value in asdict(run.client).values()]
+                + [csv_cell(relay.get(f.name)) for f in fields(RelayCounts)]
+                + [csv_cell(run.percentile_ms(percent)) for percent in (50, 90, 99, 100)]
             )
 
 
@@ -215,7 +212,16 @@ def _run_from(data: dict[str, Any]) -> Run:
     return Run(**data)
 
 
-def _cell(value: object) -> object:
+def json_with_lines(data: dict[str, Any], name: str) -> str:
+    """As JSON, with the list ``name`` last, and each item of it on a line of its own."""
+    rest = dict(data)
+    items = [json.dumps(item, separators=(",", ":")) for item in rest.pop(name)]
+    head = json.dumps(rest, indent=1).removesuffix("\n}")
+    return f'{head},\n "{name}": [\n  ' + ",\n  ".join(items) + "\n ]\n}\n"
+
+
+def csv_cell(value: object) -> object:
+    """A value as it stands in ``results.csv``: nothing for what is not known."""
     if value is None:
         return ""
     return round(value, 4) if isinstance(value, float) else value

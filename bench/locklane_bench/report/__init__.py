@@ -29,7 +29,16 @@ def write(results: Results, directory: Path) -> list[Path]:
 
 def render(results: Results) -> tuple[str, str]:
     """The report as HTML and as Markdown."""
-    environment = Environment(
+    templates = environment()
+    content = _content(results, summarise(results))
+    page = templates.get_template("report.html.j2").render(content)
+    text = templates.get_template("report.md.j2").render(content)
+    return page, text
+
+
+def environment() -> Environment:
+    """Where the templates of all reports are, with the filters that they need."""
+    made = Environment(
         loader=PackageLoader("locklane_bench.report"),
         autoescape=select_autoescape(enabled_extensions=("html.j2",), default=False),
         undefined=StrictUndefined,
@@ -37,12 +46,9 @@ def render(results: Results) -> tuple[str, str]:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["md"] = _markdown
-    environment.filters["code"] = _code
-    content = _content(results, summarise(results))
-    page = environment.get_template("report.html.j2").render(content)
-    text = environment.get_template("report.md.j2").render(content)
-    return page, text
+    made.filters["md"] = _markdown
+    made.filters["code"] = _code
+    return made
 
 
 def _content(results: Results, summary: Summary) -> dict[str, object]:

@@ -1,78 +1,37 @@
-"""The charts, as SVG to put into a page and as text to put into Markdown.
-
-No global state of matplotlib is changed, and the same results give the same bytes. Every series
-has a marker or a hatch of its own and every value is written beside its mark, so that nothing
-hangs on colour.
-"""
+"""The charts of a comparison, as SVG to put into a page and as text to put into Markdown."""
 
 from __future__ import annotations
 
-import html
-import io
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from locklane_bench.report.drawing import (
+    FILLS,
+    INK,
+    STYLE,
+    TEXT_BAR,
+    Chart,
+    Row,
+    canvas,
+    finish_x,
+    text_bar,
+    to_svg,
+    write_beside,
+    write_range,
+)
 from locklane_bench.report.summary import Ceiling, Figures, Spread, Summary
 from locklane_bench.report.wording import at_a_time, exact, label, middle, number, shown
 
-_STYLE: dict[Any, Any] = {
-    "font.family": ["DejaVu Sans", "sans-serif"],
-    "font.size": 11.5,
-    "text.parse_math": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.linewidth": 0.8,
-    "hatch.linewidth": 1.1,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "locklane",
-    "figure.facecolor": "white",
-    "axes.facecolor": "white",
-}
-_WIDTH_INCHES = 5.0
-_ROW_INCHES = 0.29
-_INK = "#1a1a1a"
-_FILLS = [
-    ("#f2b27a", "////"),
-    ("#7fb2dc", ""),
-    ("#9ed3b4", "\\\\\\\\"),
-    ("#d9b3dd", "xxx"),
-    ("#e3dc8a", "----"),
-    ("#c9c9c9", "++++"),
-]
-_LONGEST_NAME = 26
-
 
 @dataclass(frozen=True, slots=True)
-class Chart:
-    """One chart in three forms."""
-
-    name: str
-    title: str
-    svg: str
-    description: str
-    """The same in words, for who cannot see it; also the SVG's ``aria-label``."""
-    text: str
-    """Bars of characters, for Markdown; empty where the table already says it."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(Row):
     """A line of a chart: a heading, or the figures of one transport, or a ceiling."""
 
-    y: float
-    name: str
-    value: Spread | None = None
-    """None for a heading."""
     figures: Figures | None = None
     ceiling: Ceiling | None = None
 
@@ -90,16 +49,16 @@ def connections_chart(summary: Summary) -> Chart | None:
         return None
     most = max(row.value.median for row in rows if row.value)
     title = "TCP connections opened per dropped file"
-    with mpl.rc_context(_STYLE):
-        figure, axes = _canvas(rows)
+    with mpl.rc_context(STYLE):
+        figure, axes = canvas(rows)
         for row in rows:
             if row.value and row.figures:
                 _bar(axes, row.y, row.value.median, row.figures.transport, summary)
-                _write_beside(axes, row.value.median, row.y, exact(row.value.median), bold=True)
-        _finish_x(axes, (most or 1) * 1.2, "connections per file (fewer is better)")
+                write_beside(axes, row.value.median, row.y, exact(row.value.median), bold=True)
+        finish_x(axes, (most or 1) * 1.2, "connections per file (fewer is better)")
         said = _describe(title, rows, summary, lambda row: shown(row.value, exact))
         text = _text_bars(rows, exact)
-        return Chart("connections", title, _svg(figure, "connections", title, said), said, text)
+        return Chart("connections", title, to_svg(figure, "connections", title, said), said, text)
 
 
 def drops_chart(summary: Summary) -> Chart | None:
@@ -109,8 +68,8 @@ def drops_chart(summary: Summary) -> Chart | None:
         return None
     most = max(row.value.high for row in rows if row.value)
     title = "Files dropped per second"
-    with mpl.rc_context(_STYLE):
-        figure, axes = _canvas(rows)
+    with mpl.rc_context(STYLE):
+        figure, axes = canvas(rows)
         for row in rows:
             rate = row.value
             if rate is None:
@@ -118,22 +77,13 @@ def drops_chart(summary: Summary) -> Chart | None:
             if row.figures:
                 _bar(axes, row.y, rate.median, row.figures.transport, summary)
             else:
-                axes.plot(rate.median, row.y, "D", color=_INK, markersize=7, zorder=4)
-            if rate.low != rate.high:
-                axes.errorbar(
-                    rate.median,
-                    row.y,
-                    xerr=[[rate.median - rate.low], [rate.high - rate.median]],
-                    color=_INK,
-                    capsize=4,
-                    linewidth=1.4,
-                    zorder=3,
-                )
-            _write_beside(axes, rate.high, row.y, number(rate.median), bold=row.figures is not None)
-        _finish_x(axes, most * 1.22, "files dropped per second (more is better)")
+                axes.plot(rate.median, row.y, "D", color=INK, markersize=7, zorder=4)
+            write_range(axes, row.y, rate)
+            write_beside(axes, rate.high, row.y, number(rate.median), bold=row.figures is not None)
+        finish_x(axes, most * 1.22, "files dropped per second (more is better)")
         said = _describe(title, rows, summary, lambda row: shown(row.value))
         text = _text_bars(rows, number)
-        return Chart("drops", title, _svg(figure, "drops", title, said), said, text)
+        return Chart("drops", title, to_svg(figure, "drops", title, said), said, text)
 
 
 def latency_chart(summary: Summary) -> Chart | None:
@@ -144,9 +94,9 @@ def latency_chart(summary: Summary) -> Chart | None:
     timed = [row.figures for row in rows if row.figures]
     most = max(each.p99_ms.median for each in timed if each.p99_ms)
     least = min(each.p50_ms.median for each in timed if each.p50_ms)
-    marks = (("p50", "o", "white"), ("p90", "s", "#9a9a9a"), ("p99", "^", _INK))
-    with mpl.rc_context(_STYLE):
-        figure, axes = _canvas(rows, extra=0.45)
+    marks = (("p50", "o", "white"), ("p90", "s", "#9a9a9a"), ("p99", "^", INK))
+    with mpl.rc_context(STYLE):
+        figure, axes = canvas(rows, extra=0.45)
         ticks, numbers = [], []
         for row in rows:
             if row.figures is None:
@@ -161,7 +111,7 @@ def latency_chart(summary: Summary) -> Chart | None:
                     marker,
                     markersize=8.5,
                     markerfacecolor=fill,
-                    markeredgecolor=_INK,
+                    markeredgecolor=INK,
                     zorder=3,
                 )
             ticks.append(row.y)
@@ -192,7 +142,7 @@ def latency_chart(summary: Summary) -> Chart | None:
                 marker=marker,
                 markersize=8.5,
                 markerfacecolor=fill,
-                markeredgecolor=_INK,
+                markeredgecolor=INK,
                 label=name,
             )
             for name, marker, fill in marks
@@ -218,7 +168,7 @@ def latency_chart(summary: Summary) -> Chart | None:
                 else ""
             ),
         )
-        return Chart("latency", title, _svg(figure, "latency", title, said), said, "")
+        return Chart("latency", title, to_svg(figure, "latency", title, said), said, "")
 
 
 def _rows(
@@ -247,50 +197,11 @@ def _rows(
     return rows
 
 
-def _canvas(rows: list[_Row], *, extra: float = 0.0) -> tuple[Figure, Axes]:
-    lowest = rows[-1].y
-    height = (1.2 - lowest) * _ROW_INCHES + 0.65 + extra
-    figure = Figure(figsize=(_WIDTH_INCHES, height), layout="constrained")
-    FigureCanvasSVG(figure)
-    axes = figure.add_subplot()
-    axes.set_ylim(lowest - 0.65, 0.55)
-    axes.set_yticks([row.y for row in rows], [_short(row.name) for row in rows])
-    axes.tick_params(axis="y", length=0)
-    for row, tick in zip(rows, axes.get_yticklabels(), strict=True):
-        if row.value is None:
-            tick.set_fontweight("bold")
-    return figure, axes
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
-
-
 def _bar(axes: Axes, y: float, value: float, transport: str, summary: Summary) -> None:
-    fill, hatch = _FILLS[summary.transports.index(transport) % len(_FILLS)]
+    fill, hatch = FILLS[summary.transports.index(transport) % len(FILLS)]
     axes.barh(
-        y, value, height=0.72, color=fill, edgecolor=_INK, linewidth=0.9, hatch=hatch, zorder=2
+        y, value, height=0.72, color=fill, edgecolor=INK, linewidth=0.9, hatch=hatch, zorder=2
     )
-
-
-def _write_beside(axes: Axes, x: float, y: float, text: str, *, bold: bool) -> None:
-    axes.annotate(
-        text,
-        (x, y),
-        xytext=(6, 0),
-        textcoords="offset points",
-        verticalalignment="center",
-        fontweight="bold" if bold else "normal",
-    )
-
-
-def _finish_x(axes: Axes, most: float, title: str) -> None:
-    axes.set_xlim(0, most)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-    axes.set_xlabel(title)
-    axes.grid(axis="x", color="#dddddd", linewidth=0.8, zorder=0)
-    axes.set_axisbelow(True)
 
 
 def _log_steps(span: float) -> tuple[float, ...]:
@@ -311,9 +222,6 @@ def _describe(title: str, rows: list[_Row], summary: Summary, say: Callable[[_Ro
     return " ".join(parts)
 
 
-_TEXT_BAR = 36
-
-
 def _text_bars(rows: list[_Row], form: Callable[[float], str]) -> str:
     """The same bars in characters."""
     width = max(len(row.name) for row in rows)
@@ -323,31 +231,9 @@ def _text_bars(rows: list[_Row], form: Callable[[float], str]) -> str:
         if row.value is None:
             lines += ["", row.name] if lines else [row.name]
             continue
-        full, part = divmod(round(row.value.median / most * _TEXT_BAR * 8), 8)
         if row.ceiling:
-            bar = " " * max(full - 1, 0) + "◆"
+            bar = " " * max(int(row.value.median / most * TEXT_BAR) - 1, 0) + "◆"
         else:
-            bar = "█" * full + ("", *"▏▎▍▌▋▊▉")[part]
-            bar = bar or ("▏" if row.value.median else "")
+            bar = text_bar(row.value.median, most)
         lines.append(f"  {row.name:<{width}}  {bar} {shown(row.value, form)}")
     return "\n".join(lines)
-
-
-def _svg(figure: Figure, name: str, title: str, description: str) -> str:
-    """The figure as an ``<svg>`` that can stand beside others in one page."""
-    stream = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(stream, format="svg", metadata=nothing)
-    svg = stream.getvalue()
-    svg = svg[svg.index("<svg") :].strip()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<!--.*?-->\n?", "", svg, flags=re.DOTALL)
-    # Ids are unique in a page, not only in a chart; the style sheet is for this chart alone.
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
-    svg = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', svg)
-    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
-    svg = svg.replace('<style type="text/css">*{', f'<style type="text/css">#chart-{name} *{{')
-    spoken = html.escape(description, quote=True)
-    return svg.replace(
-        "<svg ", f'<svg id="chart-{name}" role="img" aria-label="{spoken}" ', 1
-    ).replace(">", f">\n <title>{html.escape(title)}</title>", 1)
