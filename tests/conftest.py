@@ -4,8 +4,6 @@ own, a clock that can be set forward, and a client for every transport there is.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import os
 import re
 import signal
 import socket
@@ -15,13 +13,24 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
-from uuid import uuid4
 
 import aiohttp
 import pytest
+from kinds import (
+    CONTENTS,
+    copy_annex,
+    key_of,
+    kind_of,
+    lock_files,
+    make_annex,
+    make_directory,
+    object_path,
+    open_repository,
+    put,
+)
 from yarl import URL
 
 from locklane_client import TRANSPORTS, Client, Key
@@ -29,9 +38,9 @@ from locklane_client.address import Address
 from locklane_client.wire import request_path
 from locklane_server.clock import boottime
 from locklane_server.locks import DEFAULT_LIMIT
-from locklane_server.repository.directory import DirectoryRepository
 from locklane_server.served import ServedRepository
 from locklane_server.server import Server
+from locklane_server.workers import DEFAULT_JOBS, Workers
 
 BOUND = 20.0
 """Seconds within which whatever the tests wait for has to come true. Reached only on failure."""
@@ -83,42 +92,52 @@ def clock() -> FakeClock:
 
 # -- a store ---------------------------------------------------------------------------------------
 
-
-def key_of(content: bytes, extension: str = ".txt") -> Key:
-    """The SHA256E key of some content."""
-    digest = hashlib.sha256(content).hexdigest()
-    return Key.parse(f"SHA256E-s{len(content)}--{digest}{extension}")
+__all__ = ["key_of", "object_path", "put"]  # which tests take from here
 
 
-def object_path(store: Path, key: Key) -> Path:
-    """Where git-annex's ``directory`` special remote has a key; reckoned here by itself."""
-    digest = hashlib.md5(os.fsencode(key.text)).hexdigest()
-    name = key.text.translate(str.maketrans({"&": "&a", "%": "&s", ":": "&c", "/": "%"}))
-    return store / digest[:3] / digest[3:6] / name / name
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "kinds(*names): run on each of these kinds of repository")
 
 
-def put(store: Path, content: bytes, key: Key | None = None) -> Key:
-    """Put content into a store under its SHA256E key, or under another."""
-    key = key or key_of(content)
-    path = object_path(store, key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return key
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    kinds = metafunc.definition.get_closest_marker("kinds")
+    if kinds is not None and "kind" in metafunc.fixturenames:
+        metafunc.parametrize("kind", kinds.args, indirect=True)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
-    """An empty store's directory, with a UUID."""
+def kind(request: pytest.FixtureRequest) -> str:
+    """The kind of repository that is served: a directory, if the test is not marked otherwise."""
+    return str(getattr(request, "param", "directory"))
+
+
+@pytest.fixture(scope="session")
+def annex_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A git-annex repository to be copied: to make one takes longer."""
+    template = tmp_path_factory.mktemp("template") / "annex"
+    make_annex(template)
+    return template
+
+
+@pytest.fixture
+def store(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> Path:
+    """The directory of an empty store, with a UUID; or of a git-annex repository."""
     directory = tmp_path / "store"
-    (directory / ".locklane").mkdir(parents=True)
-    (directory / ".locklane" / "uuid").write_text(f"{uuid4()}\n")
+    if kind == "annex":
+        copy_annex(request.getfixturevalue("annex_template"), directory)
+    else:
+        make_directory(directory)
     return directory
 
 
 @pytest.fixture
 def keys(store: Path) -> list[Key]:
     """Three keys, their content in the store."""
-    return [put(store, f"content of file {number}\n".encode() * 50) for number in range(3)]
+    if kind_of(store) == "directory":
+        return [put(store, content) for content in CONTENTS]
+    keys = [key_of(content) for content in CONTENTS]
+    assert all(object_path(store, key).is_file() for key in keys)
+    return keys
 
 
 @pytest.fixture
@@ -142,6 +161,7 @@ class There:
     served: ServedRepository
     clock: FakeClock
     store: Path
+    workers: Workers = field(default_factory=Workers)
 
     @property
     def url(self) -> str:
@@ -158,15 +178,22 @@ class There:
         return sum(lock.live for lock in self.served.manager)
 
     async def on_disk(self) -> int:
-        """Locks that the table of retentions has, once it is tidy."""
+        """Locks that the table of retentions has, once it is tidy; or in a git-annex repository,
+        the keys that have retention or a lock file beside them."""
         await self.served.sweep()
+        if kind_of(self.store) == "annex":
+            return max(len(lock_files(self.store, ending)) for ending in ("rtm", "lck", "rtl"))
         return len(await self.served.repository.retained())
 
     async def nothing_left(self) -> None:
         """Neither a lock nor a hold nor a record of one is left."""
         await eventually(lambda: self.served.holds == 0)
         assert self.locks == 0
-        assert await self.on_disk() == 0
+        # Who else held a lock is told before the disk has been cleared.
+        end = time.monotonic() + BOUND
+        while await self.on_disk():
+            assert time.monotonic() < end, "the record of a lock stays"
+            await asyncio.sleep(0.005)
 
     async def retained(self, key: Key) -> None:
         """The key's one lock is known to have lost its holder, and has not ended."""
@@ -192,6 +219,7 @@ class Serve(Protocol):
         transports: list[str] | None = None,
         limit: int = DEFAULT_LIMIT,
         clock: FakeClock | None = None,
+        jobs: int = DEFAULT_JOBS,
     ) -> Any: ...
 
 
@@ -206,13 +234,17 @@ def serve(store: Path, clock: FakeClock) -> Serve:
         transports: list[str] | None = None,
         limit: int = DEFAULT_LIMIT,
         clock: FakeClock | None = None,
+        jobs: int = DEFAULT_JOBS,
     ) -> AsyncIterator[There]:
         now = clock or default
-        repository = DirectoryRepository.open(store, clock=now)
-        served = ServedRepository(repository, limit=limit, clock=now)
+        workers = Workers(jobs)
+        served = ServedRepository(open_repository(store, workers, now), limit=limit, clock=now)
         offered = {} if transports is None else {"transports": transports}
-        async with Server([served], port=0, **offered) as server:
-            yield There(server, served, now, store)
+        try:
+            async with Server([served], port=0, **offered) as server:
+                yield There(server, served, now, store, workers)
+        finally:
+            workers.close()
 
     return start
 
@@ -223,7 +255,9 @@ def serve(store: Path, clock: FakeClock) -> Serve:
 class Process:
     """A command as a user runs it; what it prints is collected as it comes."""
 
-    def __init__(self, *command: str | Path, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, *command: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None
+    ) -> None:
         self.command = [str(word) for word in command]
         self.out: list[str] = []
         self.err: list[str] = []
@@ -235,6 +269,7 @@ class Process:
             text=True,
             errors="replace",
             env=env,
+            cwd=cwd,
         )
         self._readers = [
             threading.Thread(target=self._read, args=(pipe, lines), daemon=True)
@@ -324,7 +359,8 @@ class ServerProcess(Process):
     """The real ``locklane serve``, ready to be asked."""
 
     def __init__(self, store: Path, *options: str) -> None:
-        super().__init__(LOCKLANE, "serve", "--store", store, "--wideopen", "--port", "0", *options)
+        where = "--directory" if kind_of(store) == "annex" else "--store"
+        super().__init__(LOCKLANE, "serve", where, store, "--wideopen", "--port", "0", *options)
         try:
             self.url = self.line(r"serving (annex\+http://\S+)\n")[1]
         except BaseException:

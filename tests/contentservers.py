@@ -6,10 +6,10 @@ import hashlib
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from conftest import GIT_ANNEX, free_port, wait_for_port
+from conftest import GIT_ANNEX, LOCKLANE, free_port, wait_for_port
 
 from locklane_client.key import Key
 
@@ -84,11 +84,10 @@ class Repository:
 
 
 @contextmanager
-def p2phttp(repository: Repository, *options: str) -> Iterator[str]:
-    """The URL of a ``git annex p2phttp`` that runs meanwhile."""
+def _serving(repository: Repository, *command: str) -> Iterator[str]:
     port = free_port()
     process = subprocess.Popen(
-        [GIT_ANNEX, "p2phttp", "-J2", "--bind", "127.0.0.1", "--port", str(port), *options],
+        [*command, "--bind", "127.0.0.1", "--port", str(port)],
         cwd=repository.directory,
         env=repository.env,
         stdin=subprocess.DEVNULL,
@@ -107,5 +106,15 @@ def p2phttp(repository: Repository, *options: str) -> Iterator[str]:
             process.wait()
 
 
-SERVERS = {"p2phttp": lambda repository: p2phttp(repository, "--wideopen")}
+def p2phttp(repository: Repository, access: str = "--wideopen") -> AbstractContextManager[str]:
+    """The URL of a ``git annex p2phttp`` that runs meanwhile."""
+    return _serving(repository, GIT_ANNEX, "p2phttp", "-J2", access)
+
+
+def locklane(repository: Repository) -> AbstractContextManager[str]:
+    """The URL of a ``locklane serve`` that runs meanwhile."""
+    return _serving(repository, LOCKLANE, "serve", "--wideopen")
+
+
+SERVERS = {"p2phttp": p2phttp, "locklane": locklane}
 """Servers of the whole API, by name: the tests of transfers run against every one of them."""

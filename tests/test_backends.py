@@ -132,7 +132,7 @@ def test_backends_that_are_no_plain_hash(text: str, here: Check, is_secure: bool
         (SHA256_EMPTY.upper(), False),
         (SHA256_EMPTY[:-1], False),
         (SHA256_EMPTY + "0", False),
-        ("." + SHA256_EMPTY, False),
+        ("." + SHA256_EMPTY[:63], False),
         (SHA256_EMPTY + "\udcff", False),
         (SHA256_EMPTY + ".\udcff", True),
     ],

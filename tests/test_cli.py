@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
 import signal
 import socket
+import time
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
-from conftest import ABSENT, LOCKLANE, Process, ServerProcess, free_port, remove
+from conftest import (
+    ABSENT,
+    BOUND,
+    LOCKLANE,
+    SOMEBODY,
+    Process,
+    ServerProcess,
+    free_port,
+    post,
+    remove,
+)
+from kinds import copy_annex, git
 
 from locklane_client import Key
 
@@ -19,9 +33,11 @@ StartServer = Callable[..., ServerProcess]
 COMMANDS = sorted(found.name for found in entry_points(group="locklane.commands"))
 
 
-def run(*arguments: str | Path, env: dict[str, str] | None = None) -> tuple[int, str]:
+def run(
+    *arguments: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None
+) -> tuple[int, str]:
     """Run ``locklane`` to its end: exit status and all it printed. A traceback is never right."""
-    with Process(LOCKLANE, *arguments, env=env) as process:
+    with Process(LOCKLANE, *arguments, env=env, cwd=cwd) as process:
         status = process.wait()
     assert "Traceback" not in process.output, process.output
     return status, process.output
@@ -49,7 +65,7 @@ def test_every_command_has_help_with_examples(command: str) -> None:
     status, said = run(command, "--help")
     assert status == 0
     assert "Usage: locklane " + command in said
-    assert "Examples:" in said
+    assert re.search(r"Examples?:\n", said)
     assert f"    locklane {command} " in said
 
 
@@ -69,10 +85,119 @@ def test_serve_asks_who_may_use_it(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists(), "it touched the store before it was allowed to"
 
 
-def test_serve_without_a_store_is_2() -> None:
-    status, said = run("serve", "--wideopen")
+def test_serve_without_a_repository_around_it_is_1(tmp_path: Path) -> None:
+    status, said = run("serve", "--wideopen", "--port", "0", cwd=tmp_path)
+    assert status == 1
+    assert f"Error: {tmp_path} cannot be served: " in said
+    assert "not a git repository" in said
+
+
+def test_serve_in_a_repository_without_git_annex_is_1_and_says_what_to_do(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q")
+    status, said = run("serve", "--wideopen", "--port", "0", cwd=tmp_path)
+    assert status == 1
+    assert "run 'git annex init' in that repository first" in said
+
+
+@pytest.mark.kinds("annex")
+async def test_serve_without_a_store_is_the_repository_around_the_current_directory(
+    store: Path, key: Key
+) -> None:
+    inside = store / "some" / "where"
+    inside.mkdir(parents=True)
+    uuid = git(store, "config", "annex.uuid").strip()
+    with Process(LOCKLANE, "serve", "--wideopen", "--port", "0", cwd=inside) as process:
+        url = (await process.prints(r"serving (annex\+http://\S+)\n"))[1]
+        assert url.endswith(f"/git-annex/{uuid}")
+        assert await post(url, "checkpresent", key=key.text) == (200, {"present": True})
+        process.interrupt()
+        assert await process.ended() == 0
+
+
+@pytest.mark.kinds("annex")
+async def test_serve_a_directory_serves_what_is_below_it_and_what_comes_there(
+    store: Path, annex_template: Path, key: Key
+) -> None:
+    """One repository is there from the start; the other one is made while the server runs."""
+    top = store.parent / "top"
+    top.mkdir()
+    copy_annex(store, top / "one")
+    where = ("--directory", top, "--directory", top / "one")  # the same one twice is served once
+    with Process(LOCKLANE, "serve", *where, "--wideopen", "--port", "0") as process:
+        url = (await process.prints(r"serving (annex\+http://\S+)\n"))[1]
+        assert process.output.count("serving annex") == 1
+        (top / "deep").mkdir()
+        copy_annex(annex_template, top / "deep" / "two")
+        git(top / "deep" / "two", "config", "annex.uuid", SOMEBODY)
+        for each in (url, url.rpartition("/")[0] + f"/{SOMEBODY}"):
+            # An unknown UUID is looked for, but not more often than once a second.
+            end = time.monotonic() + BOUND
+            while (answer := await post(each, "checkpresent", key=key.text))[0] == 404:
+                assert time.monotonic() < end, answer
+                await asyncio.sleep(0.05)
+            assert answer == (200, {"present": True})
+    assert "Traceback" not in process.output
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--store", "new", "--directory", "."], "--store and --directory do not go together"),
+        (["--directory", ".", "--uuid", SOMEBODY], "--uuid is for --store"),
+        (["--uuid", SOMEBODY], "--uuid is for --store"),
+        (["--directory", "nowhere"], "'nowhere' does not exist"),
+    ],
+)
+def test_serve_options_that_do_not_go_together_are_2_with_a_sentence(
+    tmp_path: Path, options: list[str], says: str
+) -> None:
+    status, said = run("serve", "--wideopen", "--port", "0", *options, cwd=tmp_path)
     assert status == 2
-    assert "--store" in said
+    assert says in said
+    assert not list(tmp_path.iterdir()), "it made something although it did not serve"
+
+
+def test_serve_in_a_directory_without_repositories_says_that_there_is_none_yet(
+    tmp_path: Path,
+) -> None:
+    with Process(
+        LOCKLANE, "serve", "--directory", tmp_path, "--wideopen", "--port", "0"
+    ) as process:
+        process.line(r"serving annex\+http://127\.0\.0\.1:\d+/git-annex/ \(no repository yet\)\n")
+        process.terminate()
+        assert process.wait() == 0
+
+
+def test_the_help_of_serve_has_an_example_of_each_kind_of_repository() -> None:
+    status, said = run("serve", "--help")
+    assert status == 0
+    for example in (
+        "    locklane serve --wideopen\n",
+        "    locklane serve --directory /srv/annex --wideopen",
+        "    locklane serve --store ./store --wideopen",
+        "    locklane serve --store /mnt/disk/annex --uuid UUID --wideopen",
+    ):
+        assert example in said
+    for option in ("--directory", "--store", "--jobs", "-J", "--lockedfiles", "--metrics"):
+        assert option in said
+
+
+@pytest.mark.kinds("annex", "directory")
+async def test_serve_with_one_worker_serves_everything(
+    server_process: StartServer, keys: list[Key]
+) -> None:
+    server = server_process("--jobs", "1")
+    answers = await asyncio.gather(
+        *(post(server.url, "lockcontent", key=key.text) for key in keys * 10)
+    )
+    assert all(answer["locked"] for _, answer in answers)
+    answers = await asyncio.gather(
+        *(post(server.url, "keeplocked", lockid=answer["lockid"], body=b'{"unlock":true}')
+          for _, answer in answers)
+    )  # fmt: skip
+    assert all(answer == (200, {"locked": False}) for answer in answers)
+    for key in keys:
+        assert (await remove(server.url, key))["removed"]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +207,8 @@ def test_serve_without_a_store_is_2() -> None:
         (["--transports", ","], "name at least one transport of longpoll"),
         (["--port", "65536"], "--port"),
         (["--lockedfiles", "0"], "--lockedfiles"),
+        (["--jobs", "0"], "--jobs"),
+        (["-J", "many"], "--jobs"),
         (["--metrics", "9418"], "write HOST:PORT"),
     ],
 )

@@ -265,6 +265,7 @@ async def test_content_that_is_damaged_at_the_server(
     for path, damaged in ((longer, content + b"xyz"), (other, b"x" * 100_001)):
         path.chmod(0o644)
         path.write_bytes(damaged)
+        path.chmod(0o444)
     async with remote.client(version) as client:
         with pytest.raises(WrongContent, match="100003 bytes"):
             await client.get(keys[0], tmp_path / "file")
@@ -464,7 +465,8 @@ async def test_a_wrong_part_at_the_server_is_in_the_way_only_once(
         write(remote.repository.partial(key), b"x" * 1000)
         with pytest.raises(PutRefused, match="another attempt") as refused:
             await client.put(key, path)
-        assert (refused.value.reason, refused.value.plus_uuids) == (None, ())
+        assert refused.value.reason is None or "hash" in refused.value.reason
+        assert refused.value.plus_uuids == ()
         assert not await client.check_present(key)
         write(remote.repository.partial(key), b"x" * 4000)
         assert await client.put(key, path) == Stored(False)
@@ -581,7 +583,7 @@ async def test_a_server_that_lets_nobody_in(tmp_path: Path) -> None:
     content = os.urandom(8 * MIB)
     key = repository.add(content)
     other = os.urandom(8 * MIB)
-    with p2phttp(repository, "--unauth-readonly") as url:
+    with p2phttp(repository, access="--unauth-readonly") as url:
         for version in (0, 4):
             async with Client(url) as client:
                 client._session.version = version

@@ -38,6 +38,7 @@ from conftest import (
     put,
     until_interrupted,
 )
+from kinds import both
 from websockets.exceptions import ConnectionClosed
 
 import locklane_server.transports
@@ -48,6 +49,8 @@ from locklane_client import (
     LockLost,
 )
 from locklane_client.wire import MAX_UNLOCK_REQUEST, UnlockStream
+
+pytestmark = both
 
 # -- malformed input: longpoll ---------------------------------------------------------------------
 
@@ -161,7 +164,7 @@ async def test_longpoll_blanks_without_end_hold_nothing_and_nobody_up(
         async def body() -> AsyncIterator[bytes]:
             for _ in range(64):
                 yield b" " * 65536
-            assert there.live == 1
+            await eventually(lambda: there.live == 1)
             yield b'{"unlock":true}'
 
         async with asyncio.timeout(20):

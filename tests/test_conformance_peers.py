@@ -29,6 +29,7 @@ from conftest import (
     remove,
     until_interrupted,
 )
+from kinds import both
 
 from locklane_client import (
     TRANSPORTS,
@@ -52,6 +53,7 @@ async def test_no_server_is_unreachable(client: MakeClient, key: Key) -> None:
         assert c.connections_opened == 0
 
 
+@both
 async def test_a_client_outlives_a_restart_of_the_server(
     store: Path, client: MakeClient, key: Key
 ) -> None:
@@ -69,6 +71,7 @@ async def test_a_client_outlives_a_restart_of_the_server(
                 assert not (await remove(second.url, key))["removed"]
 
 
+@both
 async def test_an_unknown_repository_is_said_to_be_unknown(
     serve: Serve, client: MakeClient, key: Key
 ) -> None:

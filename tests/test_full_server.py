@@ -15,6 +15,7 @@ from locklane_client import Key, ServerUnreachable
 from locklane_server.repository.directory import DirectoryRepository
 from locklane_server.served import ServedRepository
 from locklane_server.server import Server
+from locklane_server.workers import Workers
 
 FULL = "the server has 3 connections, as many as it may"
 
@@ -22,7 +23,7 @@ FULL = "the server has 3 connections, as many as it may"
 @asynccontextmanager
 async def small_server(store: Path, clock: FakeClock) -> AsyncIterator[There]:
     """With room for three connections."""
-    served = ServedRepository(DirectoryRepository.open(store, clock=clock), clock=clock)
+    served = ServedRepository(DirectoryRepository.open(store, Workers(), clock=clock), clock=clock)
     async with Server([served], port=0, connections=3) as server:
         yield There(server, served, clock, store)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from locklane_client.wire import RETENTION
-from locklane_server.locks import Lock, LockManager, Refusal, random_id
+from locklane_server.locks import Lock, LockManager, RandomIds, Refusal
 
 KEY = "SHA256E-s10--ab12.txt"
 OTHER_KEY = "SHA256E-s11--cd34.txt"
@@ -121,7 +121,8 @@ def test_an_id_in_use_is_refused() -> None:
 
 
 def test_ids_are_long_and_never_the_same() -> None:
-    ids = {random_id() for _ in range(1000)}
+    new_id = RandomIds()
+    ids = {new_id() for _ in range(1000)}
     assert len(ids) == 1000
     assert {len(each) for each in ids} == {32}
 

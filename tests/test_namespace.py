@@ -112,6 +112,7 @@ from locklane_client.loop import run
 from locklane_server.repository.directory import DirectoryRepository
 from locklane_server.served import ServedRepository
 from locklane_server.server import Server
+from locklane_server.workers import Workers
 
 locklane_server.server._KEEPALIVE = (
     (socket.TCP_KEEPIDLE, 1), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEEPCNT, 3),
@@ -126,7 +127,8 @@ def loopback_down():
 
 async def main():
     clock, said = FakeClock(), {}
-    served = ServedRepository(DirectoryRepository.open(Path(store), clock=clock), clock=clock)
+    repository = DirectoryRepository.open(Path(store), Workers(), clock=clock)
+    served = ServedRepository(repository, clock=clock)
     async with Server([served], port=0) as server:
         there = There(server, served, clock, Path(store))
         client = Client(there.url, transport=transport, keep_interval=1,

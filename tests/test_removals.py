@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -20,13 +21,18 @@ from conftest import (
     post,
     put,
 )
+from kinds import both, open_repository, thaw
 from yarl import URL
 
 from locklane_client import Key
 from locklane_server.locks import Refusal
 from locklane_server.repository import RepositoryError
-from locklane_server.repository.directory import REMOVERS, DirectoryRepository
+from locklane_server.repository.annex.repository import AnnexRepository
+from locklane_server.repository.directory import DirectoryRepository
 from locklane_server.served import ServedRepository
+from locklane_server.workers import Workers
+
+pytestmark = both
 
 
 class SlowDisk:
@@ -47,13 +53,16 @@ class SlowDisk:
 def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowDisk]:
     """The real deletion, on a disk that takes its time."""
     disk = SlowDisk()
-    at_once = DirectoryRepository._remove
 
-    def slowly(self: DirectoryRepository, path: Path, before: float | None) -> bool:
-        disk.wait()
-        return at_once(self, path, before)
+    def slow(at_once: Callable[..., Refusal | None]) -> Callable[..., Refusal | None]:
+        def slowly(*arguments: Any) -> Refusal | None:
+            disk.wait()
+            return at_once(*arguments)
 
-    monkeypatch.setattr(DirectoryRepository, "_remove", slowly)
+        return slowly
+
+    for kind in (DirectoryRepository, AnnexRepository):
+        monkeypatch.setattr(kind, "_remove", slow(kind._remove))
     yield disk
     disk.goes_on.set()
 
@@ -67,7 +76,7 @@ async def cancel_twice(task: asyncio.Task[object]) -> None:
 
 
 async def served_at(store: Path, clock: FakeClock) -> ServedRepository:
-    served = ServedRepository(DirectoryRepository.open(store, clock=clock), clock=clock)
+    served = ServedRepository(open_repository(store, Workers(), clock), clock=clock)
     await served.restore()
     return served
 
@@ -119,6 +128,7 @@ async def test_a_removal_whose_client_hung_up_keeps_locks_off_until_the_file_is_
         assert there.locks == 0
 
 
+@pytest.mark.kinds("directory")
 @pytest.mark.parametrize("requester", ["waits", "is cancelled"])
 async def test_a_store_is_let_go_only_when_its_removals_have_ended(
     store: Path, clock: FakeClock, key: Key, disk: SlowDisk, requester: str
@@ -133,13 +143,13 @@ async def test_a_store_is_let_go_only_when_its_removals_have_ended(
         await asyncio.sleep(0)
         assert not closing.done()
         with pytest.raises(RepositoryError, match="another process serves"):
-            DirectoryRepository.open(store, clock=clock)
+            DirectoryRepository.open(store, Workers(), clock=clock)
     assert object_path(store, key).is_file()
     disk.goes_on.set()
     async with asyncio.timeout(BOUND):
         await closing
     assert not object_path(store, key).exists()
-    await DirectoryRepository.open(store, clock=clock).aclose()
+    await DirectoryRepository.open(store, Workers(), clock=clock).aclose()
     if requester == "waits":
         assert await asking is None
 
@@ -147,15 +157,19 @@ async def test_a_store_is_let_go_only_when_its_removals_have_ended(
 async def test_a_removal_that_fails_after_its_requester_went_away_lets_locks_in_again(
     store: Path, clock: FakeClock, key: Key, disk: SlowDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(self: Path, missing_ok: bool = False) -> None:
-        raise OSError(5, "Input/output error")
+    unlink = os.unlink
+
+    def broken(path: str | os.PathLike[str]) -> None:
+        if Path(path) == object_path(store, key):
+            raise OSError(5, "Input/output error")
+        unlink(path)
 
     served = await served_at(store, clock)
     asking = asyncio.create_task(served.remove(key))
     await eventually(lambda: disk.begun == 1)
     await cancel_twice(asking)
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "unlink", broken)
+        patch.setattr(os, "unlink", broken)
         disk.goes_on.set()
         await eventually(lambda: not served._removals)
     lock = await served.lock(key, SOMEBODY, "longpoll", live=False)
@@ -170,11 +184,11 @@ async def test_a_removal_that_fails_after_its_requester_went_away_lets_locks_in_
 async def test_remove_before_is_judged_when_it_deletes_not_when_it_was_asked(
     serve: Serve, keys: list[Key], disk: SlowDisk
 ) -> None:
-    """All threads that delete are busy, and the time goes by in the queue."""
-    async with serve() as there:
-        others = [put(there.store, f"busy {number}".encode()) for number in range(REMOVERS)]
+    """All workers are busy, and the time goes by in the queue."""
+    async with serve(jobs=2) as there:
+        others = [put(there.store, f"busy {number}".encode()) for number in range(2)]
         busy = [asyncio.create_task(post(there.url, "remove", key=key.text)) for key in others]
-        await eventually(lambda: disk.begun == REMOVERS)
+        await eventually(lambda: disk.begun == 2)
         asked = [
             asyncio.create_task(
                 post(
@@ -225,6 +239,7 @@ async def test_a_fifo_in_the_place_of_an_object_is_absent_and_holds_nothing_up(
     fifo, good, *_ = keys
     async with serve() as there, aiohttp.ClientSession() as http:
         path = object_path(there.store, fifo)
+        thaw(path)
         path.unlink()
         os.mkfifo(path)
 
@@ -253,6 +268,7 @@ async def test_a_fifo_in_the_place_of_an_object_is_absent_and_holds_nothing_up(
                 os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
 
 
+@pytest.mark.kinds("directory")
 async def test_what_cannot_be_looked_at_is_not_said_to_be_removed(serve: Serve, key: Key) -> None:
     """A loop of symbolic links stands for any fault of the disk that hides the content."""
     async with serve() as there:

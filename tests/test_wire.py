@@ -697,7 +697,7 @@ AWKWARD = [
     b"WORM--[foo]",
     b"WORM--$(x);`y`|z*?",
     b"SHA256E-s5--ab." + b"x" * 63,
-    "SHA1E-s5--ab.c.".encode() + "é".encode() * 30,
+    b"SHA1E-s5--ab.c." + "é".encode() * 30,
     b"SHA256-s5--ab." + b"x" * 100,
     b"GITBUNDLE-s5--ab." + b"x" * 100,
     b"WORM-s5--ab." + b"x" * 100,
@@ -714,7 +714,7 @@ REFUSED = [
     "SHA256E-s１--x".encode(),
     b"SHA256E-s5--ab." + b"x" * 64,
     b"BLAKE2B256E-s5--ab.tar." + b"x" * 61,
-    "SHA1E-s5--ab.c.".encode() + "é".encode() * 31,
+    b"SHA1E-s5--ab.c." + "é".encode() * 31,
     b"FOOE--ab." + b"x" * 64,
     b"XFOOE--ab." + b"x" * 64,
 ]

@@ -276,14 +276,14 @@ class Session:
 
     def refusal(self, request: str, status: int, body: bytes | bytearray) -> LocklaneError:
         """The error that an answer other than 200 amounts to."""
-        said = _sentence(body)
+        said = sentence(body)
         message = f"{self.address} answered {request} with {status}{': ' + said if said else ''}"
         match status:
             case 404:
                 return VersionNotServed(message)
             case 401 | 403:
                 return AccessDenied(message, status)
-            case 400 if said == "bad version":  # git annex p2phttp, where the page has 404
+            case 400 if is_of_another_version(status, body):
                 return VersionNotServed(message)
             case 500:
                 return ServerFailed(message)
@@ -333,7 +333,13 @@ class Session:
                 await self._http.close()
 
 
-def _sentence(body: bytes | bytearray) -> str:
+def is_of_another_version(status: int, body: bytes | bytearray) -> bool:
+    """Whether an answer says that this version of the protocol is not spoken there: a 404 in the
+    design page, and from ``git annex p2phttp`` this."""
+    return status == 400 and body.strip() == b"bad version"
+
+
+def sentence(body: bytes | bytearray) -> str:
     """What an error answer says to a person, on one line and not too long."""
     text = body.decode("utf-8", "replace")
     try:

@@ -20,7 +20,7 @@ from .errors import (
 from .files import Progress, Source, in_thread
 from .key import Key
 from .requests import need, read
-from .session import Session
+from .session import Session, sentence
 from .wire import (
     CONTENT_TYPE,
     DATA_LENGTH,
@@ -162,14 +162,22 @@ class _Upload:
             raise
         if body.error is not None:
             raise body.error
-        if response.status != 200:
+        if response.status == 200:
+            outcome = read("put", _parse_stored, text)
+        elif response.status in _NOT_STORED:
+            outcome = Outcome(False, reason=sentence(text))
+        else:
             raise session.refusal("put", response.status, text)
-        outcome = read("put", _parse_stored, text)
         if body.changed and not outcome.done:
             raise ContentChanged(
                 f"{self.source.path} changed while it was sent; the server stored nothing"
             )
         return outcome
+
+
+_NOT_STORED = frozenset({409, 413, 422, 507})
+"""Statuses with which a server says why it does not store something; git-annex's own says 200, and
+nothing."""
 
 
 class _Body:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections import Counter
 from types import TracebackType
+from typing import Any
 
 import anyio
 
@@ -38,13 +39,16 @@ class Hold:
         """With :attr:`ended`: the lock is not over with it."""
         self._served = served
         self._unlocked = False
-        self._scope = anyio.CancelScope()
+        self._waiting: asyncio.Task[Any] | None = None
+        self._cancelled = False
         served._holds.setdefault(lock.id, set()).add(self)
         if served._stopping is not None:
             self.end(served._stopping, retained=True)
 
     def __enter__(self) -> Hold:
-        self._scope.__enter__()
+        self._waiting = asyncio.current_task()
+        if self.ended is not None:  # it shall end where it waits, and not if it never does
+            asyncio.get_running_loop().call_soon(self._cancel)
         return self
 
     def __exit__(
@@ -53,10 +57,18 @@ class Hold:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
+        task, self._waiting = self._waiting, None
         self._leave()
         if not self._unlocked:
             self._served.manager.lose(self.lock.id, self._served.clock())
-        return bool(self._scope.__exit__(kind, error, trace))
+        # As in asyncio.timeout: the cancellation was ours unless somebody else asked for one too.
+        ours = self._cancelled and task is not None and task.uncancel() == 0
+        return ours and kind is asyncio.CancelledError
+
+    def _cancel(self) -> None:
+        if self._waiting is not None and not self._cancelled:
+            self._cancelled = True
+            self._waiting.cancel()
 
     def _leave(self) -> None:
         holds = self._served._holds.get(self.lock.id)
@@ -76,7 +88,7 @@ class Hold:
         """End the hold from elsewhere; ``retained``: but not the lock."""
         if self.ended is None and not self._unlocked:
             self.ended, self.retained = reason, retained
-            self._scope.cancel(reason)
+            self._cancel()
 
 
 class ServedRepository:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import anyio
-from anyio import CapacityLimiter, to_thread
 
 T = TypeVar("T")
 
@@ -21,16 +22,20 @@ DEFAULT_JOBS = 8
 """Workers, unless told otherwise."""
 
 STUCK_SECONDS = 0.005
-"""After this long a batch does not hold up those who came after it any more."""
+"""After this long a batch of brief work does not hold up what came after it any more."""
 
 MAX_BATCH = 64
-"""Pieces of brief work that one worker does in one go."""
+"""Pieces of brief work that are done in one go."""
+
+_Brief = tuple[Callable[..., Any], tuple[Any, ...], "asyncio.Future[Any]"]
+_Results = list[tuple[Any, BaseException | None]]
 
 
 class Workers:
-    """See the module.
+    """See the module. Belongs to one event loop from its first use on.
 
-    :param jobs: how many work at once, 1 or more.
+    :param jobs: how many work at once, 1 or more; and as many again for brief work, which does not
+        wait behind the rest.
     :raises ValueError: ``jobs`` is less than 1.
     """
 
@@ -38,67 +43,89 @@ class Workers:
         if jobs < 1:
             raise ValueError(f"there has to be 1 worker or more, not {jobs}")
         self.jobs = jobs
-        self._limiter = CapacityLimiter(jobs)
-        self._brief: list[tuple[Callable[..., Any], tuple[Any, ...], asyncio.Future[Any]]] = []
-        self._batches: dict[asyncio.Task[None], float] = {}
-        self._check: asyncio.TimerHandle | None = None
+        self.busy = 0
+        """Callers of :meth:`run` that wait for a worker or have one."""
+        self._threads = ThreadPoolExecutor(jobs, "worker")
+        self._brief_threads = ThreadPoolExecutor(jobs, "brief")
+        self._waiting: list[_Brief] = []
+        self._batches: dict[Future[_Results], float] = {}
+        self._timer: asyncio.Handle | None = None
 
     async def run(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Do it in a worker. If the caller is cancelled it is still done to its end, and only then
-        is the cancellation passed on: nobody else may take the file meanwhile."""
-        return await to_thread.run_sync(work, *arguments, limiter=self._limiter)
-
-    async def run_brief(self, work: Callable[..., T], *arguments: Any) -> T:
-        """The same for work that takes microseconds, of which a worker does what has come together
-        in one go: to wake a thread for each would cost several times the work itself."""
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._brief.append((work, arguments, done))
-        self._start()
+        """Do it in a worker. If the caller is cancelled, work that has begun is done to its end,
+        and only then is the cancellation passed on: nobody else may take the file meanwhile."""
+        self.busy += 1
+        job = self._threads.submit(work, *arguments)
+        done = asyncio.wrap_future(job)
         try:
             return await asyncio.shield(done)
         except asyncio.CancelledError:
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait([done])
-            done.exception()  # nobody else looks at it
+            if not job.cancel():
+                await _ended(done)
+            raise
+        finally:
+            self.busy -= 1
+
+    async def run_brief(self, work: Callable[..., T], *arguments: Any) -> T:
+        """The same for work that takes microseconds. What comes together is done in one go: to
+        wake a thread for each piece would cost several times the work itself."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+        self._waiting.append((work, arguments, done))
+        if self._timer is None:
+            self._timer = loop.call_soon(self._hand_out)
+        try:
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            await _ended(done)
             raise
 
-    def _start(self) -> None:
-        """Have a worker take what waits, unless one is about to be free for it."""
+    def close(self) -> None:
+        """Wait for what is being done, and end the threads."""
+        self._threads.shutdown()
+        self._brief_threads.shutdown()
+
+    def _hand_out(self) -> None:
+        """Have what waits done, unless a thread will be free for it in a moment."""
+        self._timer = None
+        if not self._waiting:
+            return
         loop = asyncio.get_running_loop()
         if self._batches:
-            wait = max(self._batches.values()) + STUCK_SECONDS - time.monotonic()
-            if wait > 0 or len(self._batches) >= self.jobs:
-                if self._check is None:
-                    self._check = loop.call_later(max(wait, STUCK_SECONDS), self._look)
+            stuck_in = max(self._batches.values()) + STUCK_SECONDS - time.monotonic()
+            if stuck_in > 0 or len(self._batches) >= self.jobs:
+                self._timer = loop.call_later(max(stuck_in, STUCK_SECONDS), self._hand_out)
                 return
-        self._batches[loop.create_task(self._work())] = time.monotonic()
+        batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+        job = self._brief_threads.submit(_do, batch)
+        self._batches[job] = time.monotonic()
+        job.add_done_callback(lambda job: loop.call_soon_threadsafe(self._give_back, batch, job))
 
-    def _look(self) -> None:
-        self._check = None
-        if self._brief:
-            self._start()
-
-    async def _work(self) -> None:
-        me = asyncio.current_task()
-        assert me is not None
-        try:
-            while self._brief:
-                batch, self._brief = self._brief[:MAX_BATCH], self._brief[MAX_BATCH:]
-                self._batches[me] = time.monotonic()
-                results = await to_thread.run_sync(_do, batch, limiter=self._limiter)
-                for (_, _, done), (result, error) in zip(batch, results, strict=True):
-                    if error is None:
-                        done.set_result(result)
-                    else:
-                        done.set_exception(error)
-        finally:
-            del self._batches[me]
+    def _give_back(self, batch: list[_Brief], job: Future[_Results]) -> None:
+        del self._batches[job]
+        for (_, _, done), (result, error) in zip(batch, job.result(), strict=True):
+            if error is None:
+                done.set_result(result)
+            else:
+                done.set_exception(error)
+        if self._waiting:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._hand_out()
 
 
-def _do(
-    batch: list[tuple[Callable[..., Any], tuple[Any, ...], asyncio.Future[Any]]],
-) -> list[tuple[Any, BaseException | None]]:
-    results: list[tuple[Any, BaseException | None]] = []
+async def _ended(done: asyncio.Future[Any]) -> None:
+    """Wait for it whatever happens, without looking at what came of it."""
+    with anyio.CancelScope(shield=True):
+        while not done.done():
+            with suppress(asyncio.CancelledError):  # who cancels again has to wait, too
+                await asyncio.wait([done])
+    if not done.cancelled():
+        done.exception()
+
+
+def _do(batch: list[_Brief]) -> _Results:
+    results: _Results = []
     for work, arguments, _ in batch:
         try:
             results.append((work(*arguments), None))

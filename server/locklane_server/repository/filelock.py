@@ -66,6 +66,21 @@ def is_sane(descriptor: int, path: str | os.PathLike[str]) -> bool:
     return os.path.samestat(there, os.fstat(descriptor))
 
 
+def wait(descriptor: int, *, exclusive: bool = True, patience: float = WAIT_SECONDS) -> None:
+    """Take a lock that others hold for moments only.
+
+    :param patience: seconds to wait for it.
+    :raises TimeoutError: another held it for all that time.
+    """
+    end = time.monotonic() + patience
+    pause = FIRST_PAUSE_SECONDS
+    while not try_lock(descriptor, exclusive=exclusive):
+        if time.monotonic() > end:
+            raise TimeoutError(errno.ETIMEDOUT, "another process keeps a file locked")
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
 @contextmanager
 def held(
     path: str | os.PathLike[str],
@@ -73,26 +88,17 @@ def held(
     exclusive: bool = True,
     mode: int = 0o666,
     created: Callable[[str | os.PathLike[str]], None] | None = None,
-    lasting: bool = False,
     patience: float = WAIT_SECONDS,
 ) -> Iterator[int]:
     """Hold the lock of a lock file, which is made if it is not there.
 
     :param mode: of a file that is made.
     :param created: called with the path, as permissions may have to be set.
-    :param lasting: nobody deletes the file meanwhile.
     :param patience: seconds to wait for it.
     :raises TimeoutError: another held it for all that time.
     :raises OSError: the file cannot be opened.
     """
-    descriptor = wait_for(
-        path,
-        exclusive=exclusive,
-        mode=mode,
-        created=created,
-        lasting=lasting,
-        patience=patience,
-    )
+    descriptor = wait_for(path, exclusive=exclusive, mode=mode, created=created, patience=patience)
     try:
         yield descriptor
     finally:
@@ -105,24 +111,22 @@ def wait_for(
     exclusive: bool = True,
     mode: int = 0o666,
     created: Callable[[str | os.PathLike[str]], None] | None = None,
-    lasting: bool = False,
     patience: float = WAIT_SECONDS,
 ) -> int:
     """As :func:`held`; returns the descriptor, whose closing lets go."""
     end = time.monotonic() + patience
-    pause = FIRST_PAUSE_SECONDS
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
         try:
             if created is not None:
                 created(path)
-            if try_lock(descriptor, exclusive=exclusive) and (lasting or is_sane(descriptor, path)):
+            wait(descriptor, exclusive=exclusive, patience=end - time.monotonic())
+            if is_sane(descriptor, path):
                 return descriptor
+        except TimeoutError:
+            os.close(descriptor)
+            raise TimeoutError(errno.ETIMEDOUT, f"another process keeps {path} locked") from None
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)
-        if time.monotonic() > end:
-            raise TimeoutError(errno.ETIMEDOUT, f"another process keeps {path} locked")
-        time.sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        os.close(descriptor)  # it was deleted meanwhile

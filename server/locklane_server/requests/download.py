@@ -98,7 +98,8 @@ async def _download(request: ApiRequest) -> web.StreamResponse:
 
 
 def _part(http: web.BaseRequest, content: Content, offset: int) -> _Part:
-    whole = max(0, content.size - offset)
+    offset = min(offset, content.size)
+    whole = content.size - offset
     part = _Part(offset, whole, whole, offset)
     # Of several ranges at once, all is an answer too.
     wanted = _RANGE.fullmatch(http.headers.get(hdrs.RANGE, ""))

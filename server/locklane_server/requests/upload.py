@@ -14,7 +14,8 @@ async def _put(request: ApiRequest) -> web.StreamResponse:
     stored = request.with_plus({"stored": True})
     if version is not None and version >= 4 and request.optional("data-present") == "true":
         if not await request.served.repository.confirm(key):
-            raise ApiError(422, "the content is said to be present, and it is not")
+            reason = "the content is said to be present, and it is not"
+            return answer({**stored, "stored": False, "reason": reason})
         return answer(stored)
     length = _promised(request)
     skip = request.optional("offset") if version != 0 else None
@@ -35,11 +36,11 @@ async def _put(request: ApiRequest) -> web.StreamResponse:
         async for data in request.http.content.iter_any():
             came += len(data)
             if came > length:
-                raise ApiError(400, f"{length} bytes were promised, and more came")
+                raise ApiError(422, f"{length} bytes were promised, and more came")
             await upload.write(data)
         if came < length:
             # A sender whose file changes under its hands says so in this way.
-            raise ApiError(400, f"{length} bytes were promised, and {came} came")
+            raise ApiError(422, f"{length} bytes were promised, and {came} came")
         await upload.finish()
     return answer(stored)
 

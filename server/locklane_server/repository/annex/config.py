@@ -36,6 +36,8 @@ class Config:
     modes: Modes
     verify: bool
     """``annex.verify``: look whether what arrives is the content of its key."""
+    thin: bool
+    """``annex.thin``: an unlocked file of the work tree may be the object itself."""
     secure_hashes_only: bool
     disk_reserve: int
     """Bytes."""
@@ -81,6 +83,7 @@ class Config:
             uuid=settings["annex.uuid"],
             modes=modes,
             verify=_boolean(settings, "annex.verify", True),
+            thin=_boolean(settings, "annex.thin", False),
             secure_hashes_only=_boolean(settings, "annex.securehashesonly", False),
             disk_reserve=_size(git, settings.get("annex.diskreserve")),
             private=_boolean(settings, "annex.private", False),

@@ -11,7 +11,6 @@ moments, and is called in worker threads.
 from __future__ import annotations
 
 import enum
-import itertools
 import os
 import sys
 import threading
@@ -22,6 +21,7 @@ from contextlib import contextmanager, suppress
 from locklane_server.descriptors import Descriptors
 from locklane_server.repository import filelock
 from locklane_server.repository.annex.modes import Modes
+from locklane_server.repository.annex.spares import Spares
 
 _ATTEMPTS = 100
 """Times that a lock is tried for whose file somebody deleted in the meantime."""
@@ -56,8 +56,7 @@ class _Held:
 class ContentLocks:
     """The content locks of this process on one repository.
 
-    :param scratch: a directory on the file system of the objects, for files that are about to be
-        renamed into place.
+    :param scratch: a directory on the file system of the objects, for files that are not in use.
     :param modes: the permissions of lock files, and of the directories they lie in.
     :param descriptors: how many may be open. Default: as many as the system lets.
     :param now: seconds since the epoch, by the clock that other processes read too.
@@ -70,15 +69,13 @@ class ContentLocks:
         descriptors: Descriptors | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._scratch = scratch
-        self._process = os.getpid()
+        self._spares = Spares(scratch, modes.creation)
         self._modes = modes
         self._descriptors = descriptors or Descriptors(sys.maxsize)
         self._now = now
         self._guard = threading.Lock()
         self._held: dict[str, _Held] = {}
         self._paths: dict[str, str] = {}
-        self._numbers = itertools.count()
 
     def __len__(self) -> int:
         """Keys locked, and descriptors open for that."""
@@ -135,6 +132,7 @@ class ContentLocks:
                 if held.count:
                     self._release(held)
                     held.count = 0
+        self._spares.clear()
 
     @contextmanager
     def _entry(self, path: str) -> Iterator[_Held]:
@@ -187,6 +185,7 @@ class ContentLocks:
         if held.count:
             return
         lock_file = path + ".lck"
+        taken: list[str | None] = []
         try:
             alone = filelock.try_lock(held.descriptor, exclusive=True)
             if not alone:
@@ -194,17 +193,19 @@ class ContentLocks:
                 filelock.unlock(held.descriptor)
                 alone = filelock.try_lock(held.descriptor, exclusive=True)
             if alone and filelock.is_sane(held.descriptor, lock_file):
-                self._changing(path, lambda: self._clear(path, held))
+                self._changing(path, lambda: self._clear(path, held, taken))
         finally:
             self._release(held)
+            self._spares.give(*taken)
 
-    def _clear(self, path: str, held: _Held) -> None:
+    def _clear(self, path: str, held: _Held, taken: list[str | None]) -> None:
         if held.until and self._read_retention(path) == held.until:
             if held.foreign is not None and held.foreign > self._now():
                 self._write_retention(path, held.foreign)
             else:
-                _delete(path + ".rtm", path + ".rtl")
-        _delete(path + ".lck")
+                taken.append(self._spares.remove(path + ".rtm"))
+                taken.append(self._spares.remove(path + ".rtl"))
+        taken.append(self._spares.remove(path + ".lck"))
 
     # -- retention ---------------------------------------------------------------------------------
 
@@ -215,28 +216,26 @@ class ContentLocks:
 
         def write() -> None:
             # Only who has the write lock on the content deletes this file, and we have a read lock.
-            with filelock.held(path + ".rtl", mode=self._modes.creation, lasting=True):
+            order = self._spares.open(path + ".rtl")
+            try:
+                filelock.wait(order)
                 there = self._read_retention(path)
                 if there is None or there < until:
                     self._write_retention(path, until)
+            finally:
+                os.close(order)
             self._modes.file(path + ".rtl")
 
         self._changing(path, write)
         held.until = until
 
     def _write_retention(self, path: str, until: float) -> None:
-        new = f"{self._scratch}/{self._process}.{next(self._numbers)}.rtm"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        descriptor = os.open(new, flags, self._modes.creation)
+        new = self._spares.written(_spell(until))
         try:
-            try:
-                os.write(descriptor, _spell(until))
-            finally:
-                os.close(descriptor)
             self._modes.file(new)
             os.rename(new, path + ".rtm")
         except BaseException:
-            _delete(new)
+            self._spares.give(new)
             raise
 
     def _read_retention(self, path: str) -> float | None:
@@ -311,8 +310,7 @@ class ContentLocks:
 
         def create() -> None:
             nonlocal opened
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-            opened = os.open(lock_file, flags, self._modes.creation)
+            opened = self._spares.open(lock_file)
 
         self._changing(lock_file, create)
         self._modes.file(lock_file)

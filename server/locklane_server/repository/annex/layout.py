@@ -47,6 +47,10 @@ class Layout:
         """Where content that is not complete yet is kept."""
         return self.annex / "tmp" / key.file_name
 
+    def bad(self, key: Key) -> str:
+        """Where what turned out not to be the content of a key is kept."""
+        return f"{self.git}/annex/bad/{key.file_name}"
+
     def transfer_locks(self, key: Key, client: str) -> tuple[Path, Path]:
         """The lock files that keep a second transfer of a key away, in the order in which they
         are to be taken. (Older git-annex has one for each client.)"""

@@ -139,14 +139,16 @@ class LocationLog:
         # Under the lock nobody else is in there with this name.
         self._temporary = os.fsencode(self._annex / "othertmp" / f"locklane-{os.getpid()}")
 
-    def record(self, key: Key, present: bool) -> None:
+    def record(self, key: Key, present: bool | Callable[[], bool]) -> None:
         """Record that the content is there, or is there no more.
 
+        :param present: if it is to be called, it is while nobody else can record anything: so the
+            last of several who store and remove at the same time records what is so.
         :raises RepositoryError: it cannot be recorded.
         """
         self.record_many([(key, present)])
 
-    def record_many(self, changes: Iterable[tuple[Key, bool]]) -> None:
+    def record_many(self, changes: Iterable[tuple[Key, bool | Callable[[], bool]]]) -> None:
         """Record about several keys under one lock, in the order given. git-annex's own changes
         have to wait meanwhile, so not for more than some thousand.
 
@@ -158,7 +160,7 @@ class LocationLog:
             return
         with self._locked():
             for name, key, present in named:
-                self._change(name, key, present)
+                self._change(name, key, present() if callable(present) else present)
 
     def pending(self) -> bool:
         """Whether the journal holds changes that are not committed yet, whoever made them. Those of

@@ -47,6 +47,9 @@ from locklane_server.workers import Workers
 
 _log = logging.getLogger(__name__)
 
+_ATTEMPTS = 100
+"""Times that content is put into its place while others change the directory."""
+
 
 class AnnexRepository:
     """See the module. Made by :meth:`open`; any number of processes may use the repository."""
@@ -110,14 +113,24 @@ class AnnexRepository:
         """Whether it is still there; it may have been deleted or moved."""
         return self._layout.own.is_dir()
 
+    def _be_there(self) -> None:
+        """Of a repository whose disk is not mounted nobody may say that content is not here, or has
+        been removed.
+
+        :raises RepositoryError: it is gone.
+        """
+        if not self.exists:
+            raise RepositoryError(f"the repository in {self._layout.git} is gone")
+
     # -- what is here ------------------------------------------------------------------------------
 
     async def present(self, key: Key) -> bool:
         paths = self._layout.objects(key)
         status = await find(paths, self._workers)
         if status is None:
+            await self._workers.run_brief(self._be_there)
             return False
-        if _may_be_edited(status):
+        if self._may_be_edited(status):
             return await self._workers.run(self._is_unmodified, key, paths)
         return True
 
@@ -125,14 +138,23 @@ class AnnexRepository:
     async def content(self, key: Key) -> AsyncIterator[FileContent | None]:
         paths = self._layout.objects(key)
         async with open_content(key, paths, self._workers) as content:
+            if content is None:
+                await self._workers.run_brief(self._be_there)
             if (
                 content is not None
-                and _may_be_edited(os.fstat(content.descriptor))
+                and self._may_be_edited(os.fstat(content.descriptor))
                 and not await self._workers.run(self._is_unmodified, key, paths)
             ):
                 yield None
                 return
             yield content
+
+    def _may_be_edited(self, status: os.stat_result) -> bool:
+        """Whether an object is, or may have been, one with a file of the work tree that somebody
+        could write to (``annex.thin``). git-annex goes by the setting alone; what was linked when
+        it was set is still linked when it is not."""
+        writable = stat.S_IMODE(status.st_mode) & 0o222
+        return self.config.thin or status.st_nlink > 1 or bool(writable)
 
     def _is_unmodified(self, key: Key, paths: Sequence[str]) -> bool:
         """Whether an object that somebody can edit through a hard link (``annex.thin``) is what it
@@ -167,6 +189,8 @@ class AnnexRepository:
         begun: list[partials.PartialFile] = []
         try:
             await self._workers.run(self._begin, transfer, begun, key, client, file, offset, length)
+            if not begun:
+                self._committer.changed()
             yield begun[0] if begun else None
         finally:
             # What was begun is ended, in a worker too, whatever became of who asked.
@@ -187,9 +211,9 @@ class AnnexRepository:
         offset: int,
         length: int,
     ) -> None:
-        if not self.exists:
-            raise RepositoryError(f"the repository in {self._layout.git} is gone")
+        self._be_there()
         if self._is_here(key):
+            self._record(key)  # who stored it may not have come that far
             return
         journal_name(key)  # a key that nobody could learn of is refused before it is stored
         if self.config.secure_hashes_only and not backends.secure(key):
@@ -224,12 +248,7 @@ class AnnexRepository:
         status = find_blocking(paths)
         if status is None:
             return False
-        if _may_be_edited(status) and not self._is_unmodified(key, paths):
-            raise RepositoryError(
-                "there is something else where the content of this key belongs: a file of the "
-                "work tree that is the same file has been edited (annex.thin). 'git annex add' it"
-            )
-        return True
+        return not self._may_be_edited(status) or self._is_unmodified(key, paths)
 
     def _make_room(self, key: Key, path: str, size: int) -> None:
         """See that there is space ("annex.diskreserve"), for others' transfers too."""
@@ -248,15 +267,23 @@ class AnnexRepository:
         """Put verified content into its place, and record that it is here."""
         if wanted and backends.check(key) in (backends.Check.CALCKEY, backends.Check.PERHAPS):
             self._verify_by_git_annex(key, path)
+        try:
+            self._make_way(key)
+        except OSError as error:
+            raise disk_error("cannot clear away what is no content of this key", error) from error
         if self._is_for_git_annex(key):
             program.set_key(self._program_directory, key, Path(path), verified=True)
             return
-        place = self._layout.objects(key)[0]
         try:
-            self._place(path, place)
+            self._place(path, self._layout.objects(key)[0])
         except OSError as error:
             raise disk_error("cannot put the content into its place", error) from error
-        self._locations.record(key, True)
+        self._record(key)
+
+    def _record(self, key: Key) -> None:
+        """Record whether the content is here: what is so by the time that it is recorded."""
+        paths = self._layout.objects(key)
+        self._locations.record(key, lambda: find_blocking(paths) is not None)
 
     def _is_for_git_annex(self, key: Key, *, populated: bool = False) -> bool:
         """Whether content comes or goes that files of the work tree want, or hold, or that only
@@ -282,24 +309,51 @@ class AnnexRepository:
                 "what came is not the content of this key: its hash is another one"
             )
 
+    def _make_way(self, key: Key) -> None:
+        """Let go of what was the content of a key until somebody edited it; git-annex would take
+        that for the content, and throw away what comes. The file of the work tree that is the same
+        file stays; where there is none any more, it goes where git-annex keeps what is bad."""
+        for place in self._layout.objects(key):
+            status = find_blocking([place])
+            if status is None or not self._may_be_edited(status):
+                continue
+            if self._is_unmodified(key, [place]):
+                continue
+            bad = self._layout.bad(key)
+            self._modes.make_directories(os.path.dirname(bad))
+            directory = os.path.dirname(place)
+            for _ in self._modes.attempts(directory):
+                with suppress(PermissionError), self._modes.thawed(directory):
+                    if status.st_nlink == 1:
+                        os.rename(place, bad)
+                    else:
+                        os.unlink(place)
+                    break
+            _log.warning("%s: what was %s has been edited, and is not kept as such", self.uuid, key)
+
     def _place(self, path: str, place: str) -> None:
         directory = os.path.dirname(place)
-        self._modes.make_directories(directory)
-        for _ in self._modes.attempts(directory):
-            with suppress(PermissionError), self._modes.thawed(directory):
+        for _ in range(_ATTEMPTS):
+            # Another process may freeze the directory, or delete it because it is empty.
+            with suppress(FileNotFoundError):
+                self._modes.make_directories(directory)
+            with suppress(PermissionError, FileNotFoundError), self._modes.thawed(directory):
                 if os.path.exists(place):
                     os.unlink(path)
                 else:
                     os.rename(path, place)
-                    self._modes.freeze_content(place)
-                    partials.sync_directory(directory)
+                    with suppress(FileNotFoundError):  # somebody may remove it at once
+                        self._modes.freeze_content(place)
+                        partials.sync_directory(directory)
                 return
+            if not os.path.exists(path):
+                raise FileNotFoundError(errno.ENOENT, f"{path} is gone")
         raise PermissionError(errno.EACCES, f"{directory} does not stay writable")
 
     async def confirm(self, key: Key) -> bool:
         if not await self.present(key):
             return False
-        await self._workers.run(self._locations.record, key, True)
+        await self._workers.run(self._record, key)
         self._committer.changed()
         return True
 
@@ -312,6 +366,7 @@ class AnnexRepository:
         return refusal
 
     def _remove(self, key: Key, before: float | None) -> Refusal | None:
+        self._be_there()
         for place in self._layout.objects(key):
             if find_blocking([place]) is None:
                 continue
@@ -319,6 +374,9 @@ class AnnexRepository:
                 return self._remove_by_git_annex(key, before)
             try:
                 refusal = self._delete(key, place, before)
+            except FileNotFoundError:  # somebody else has removed it, and the directory with it
+                self._record(key)
+                continue
             except OSError as error:
                 raise disk_error("cannot remove the content", error) from error
             if refusal is not None:
@@ -340,7 +398,7 @@ class AnnexRepository:
             else:
                 raise PermissionError(errno.EACCES, f"{directory} does not stay writable")
             self._unmodified.pop(place, None)
-            self._locations.record(key, False)
+            self._record(key)
         _remove_empty(directory, levels=3)
         return None
 
@@ -356,7 +414,7 @@ class AnnexRepository:
             program.drop_key(self._program_directory, key, timeout=timeout)
         except program.ProgramError as error:
             if find_blocking(self._layout.objects(key)) is None:
-                self._locations.record(key, False)
+                self._record(key)
                 return None
             if "content is locked" in error.printed:
                 return Refusal.LOCKED
@@ -377,7 +435,8 @@ class AnnexRepository:
             for place in self._layout.objects(key):
                 match self._locks.lock(place, lock.id, until):
                     case Taken.LOCKED:
-                        if not _may_be_edited(os.stat(place)) or self._is_unmodified(key, (place,)):
+                        status = os.stat(place)
+                        if not self._may_be_edited(status) or self._is_unmodified(key, [place]):
                             return None
                         self._locks.unlock(lock.id)
                     case Taken.BUSY:
@@ -390,6 +449,8 @@ class AnnexRepository:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 return Refusal.DESCRIPTORS
             raise disk_error("cannot lock the content", error) from error
+        if busy is None:
+            self._be_there()
         return busy or Refusal.NOT_PRESENT
 
     async def unlock_content(self, lock: Lock) -> None:
@@ -417,11 +478,7 @@ class AnnexRepository:
         await self._workers.run(self._locks.abandon)
         await self._committer.aclose()
         await self._workers.run(self._locations.close)
-
-
-def _may_be_edited(status: os.stat_result) -> bool:
-    """Whether a file of the work tree is the same file, writable (``annex.thin``)."""
-    return status.st_nlink > 1 and bool(stat.S_IMODE(status.st_mode) & 0o222)
+        await self._workers.run(self._keys.close)
 
 
 def _remove_empty(directory: str, *, levels: int) -> None:
