@@ -71,16 +71,17 @@ async def open_content(
 
     :raises RepositoryError: it cannot be opened.
     """
-    descriptor = nowait.open_file(paths[0])
-    if descriptor is None:
-        descriptor = await workers.run(_open_first, paths)
-    if descriptor is None:
-        yield None
-        return
+    opened: list[int] = []
     try:
-        yield FileContent(key, descriptor, workers)
+        descriptor = nowait.open_file(paths[0])
+        if descriptor is None:
+            await workers.run(_open_first, paths, opened)
+        else:
+            opened.append(descriptor)
+        yield FileContent(key, opened[0], workers) if opened else None
     finally:
-        os.close(descriptor)
+        for descriptor in opened:
+            os.close(descriptor)
 
 
 async def find(paths: Sequence[str], workers: Workers) -> os.stat_result | None:
@@ -108,7 +109,8 @@ def find_blocking(paths: Sequence[str]) -> os.stat_result | None:
     return None
 
 
-def _open_first(paths: Sequence[str]) -> int | None:
+def _open_first(paths: Sequence[str], opened: list[int]) -> None:
+    """Puts a descriptor where it is found even by who was cancelled meanwhile."""
     for path in paths:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -117,9 +119,9 @@ def _open_first(paths: Sequence[str]) -> int | None:
                 raise RepositoryError(f"cannot read the content: {error.strerror}") from error
             continue
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return descriptor
+            opened.append(descriptor)
+            return
         os.close(descriptor)  # something on which reading might wait for ever
-    return None
 
 
 def _read(descriptor: int, offset: int, count: int) -> bytes:

@@ -317,17 +317,11 @@ class ContentLocks:
         return opened
 
     def _changing(self, path: str, change: Callable[[], object]) -> None:
-        """Make a change in the directory of ``path``, thawing it where that is needed. The change
-        is made again from its beginning if another process froze the directory meanwhile."""
-        directory = os.path.dirname(path)
+        """Make a change in the directory of ``path``, which is only thawed where that is needed."""
         try:
             change()
         except PermissionError:
-            for _ in self._modes.attempts(directory):
-                with suppress(PermissionError), self._modes.thawed(directory):
-                    change()
-                    return
-            raise
+            self._modes.change(os.path.dirname(path), change)
 
 
 def _delete(*paths: str) -> None:

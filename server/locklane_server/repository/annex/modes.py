@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _WRITE = 0o222
 _OWNER_WRITE = stat.S_IWUSR
@@ -124,10 +128,10 @@ class Modes:
 
     @contextmanager
     def thawed(self, path: str) -> Iterator[None]:
-        """Change something in the directory of one key's content.
+        """Change something in the directory of one key's content. Another process that ends its own
+        change freezes the directory while this one is at work; see :meth:`change`.
 
-        Another process that ends its own change freezes the directory while this one is at work;
-        see :meth:`attempts`.
+        :raises OSError: it cannot be allowed.
         """
         self.thaw_directory(path)
         try:
@@ -136,12 +140,16 @@ class Modes:
             with suppress(FileNotFoundError):
                 self.freeze_directory(path)
 
-    def attempts(self, path: str) -> Iterator[None]:
-        """For a change that is whole in itself: ``for _ in modes.attempts(directory): try … break
-        except PermissionError: continue``. Thaws the directory before each further attempt."""
+    def change(self, path: str, change: Callable[[], T]) -> T:
+        """Make a change in the directory of one key's content, and again from its beginning if
+        another process froze the directory meanwhile.
+
+        :raises OSError: it cannot be made.
+        """
         for _ in range(_ATTEMPTS):
-            yield
-            self.thaw_directory(path)
+            with suppress(PermissionError), self.thawed(path):
+                return change()
+        raise PermissionError(errno.EACCES, f"{path} does not stay writable")
 
     def _change(self, path: str | os.PathLike[str], *, add: int = 0, remove: int = 0) -> None:
         try:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import stat
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -40,15 +39,13 @@ from locklane_server.repository.annex.keysdb import (
     database_directory,
 )
 from locklane_server.repository.annex.locationlog import LocationLog, journal_name
+from locklane_server.repository.annex.objects import Objects
 from locklane_server.repository.annex.transfers import Transfers
 from locklane_server.repository.content import FileContent, find, find_blocking, open_content
 from locklane_server.repository.diskerrors import disk_error
 from locklane_server.workers import Workers
 
 _log = logging.getLogger(__name__)
-
-_ATTEMPTS = 100
-"""Times that content is put into its place while others change the directory."""
 
 
 class AnnexRepository:
@@ -64,6 +61,7 @@ class AnnexRepository:
         self._workers = workers
         self._clock = clock
         self._locks = ContentLocks(str(config.layout.own), config.modes, descriptors)
+        self._objects = Objects(config.layout, config.modes, thin=config.thin)
         self._transfers = Transfers(config.layout, config.modes)
         self._locations = LocationLog(
             config.layout.git, config.uuid, modes=config.modes, private=config.private
@@ -78,7 +76,6 @@ class AnnexRepository:
             name=config.uuid,
             clock=clock,
         )
-        self._unmodified: dict[str, tuple[int, int, int]] = {}
 
     @classmethod
     def open(
@@ -130,8 +127,8 @@ class AnnexRepository:
         if status is None:
             await self._workers.run_brief(self._be_there)
             return False
-        if self._may_be_edited(status):
-            return await self._workers.run(self._is_unmodified, key, paths)
+        if self._objects.may_be_edited(status):
+            return await self._workers.run(self._objects.is_unmodified, key, paths)
         return True
 
     @asynccontextmanager
@@ -142,39 +139,12 @@ class AnnexRepository:
                 await self._workers.run_brief(self._be_there)
             if (
                 content is not None
-                and self._may_be_edited(os.fstat(content.descriptor))
-                and not await self._workers.run(self._is_unmodified, key, paths)
+                and self._objects.may_be_edited(os.fstat(content.descriptor))
+                and not await self._workers.run(self._objects.is_unmodified, key, paths)
             ):
                 yield None
                 return
             yield content
-
-    def _may_be_edited(self, status: os.stat_result) -> bool:
-        """Whether an object is, or may have been, one with a file of the work tree that somebody
-        could write to (``annex.thin``). git-annex goes by the setting alone; what was linked when
-        it was set is still linked when it is not."""
-        writable = stat.S_IMODE(status.st_mode) & 0o222
-        return self.config.thin or status.st_nlink > 1 or bool(writable)
-
-    def _is_unmodified(self, key: Key, paths: Sequence[str]) -> bool:
-        """Whether an object that somebody can edit through a hard link (``annex.thin``) is what it
-        was. Reads it whole, once for each state of the file."""
-        for path in paths:
-            with suppress(FileNotFoundError), open(path, "rb") as file:
-                status = os.fstat(file.fileno())
-                seen = (status.st_ino, status.st_size, status.st_mtime_ns)
-                if self._unmodified.get(path) == seen:
-                    return True
-                if key.size is not None and key.size != status.st_size:
-                    return False
-                if (verifier := backends.verifier(key)) is not None:
-                    while piece := file.read(partials.PIECE):
-                        verifier.update(piece)
-                    if not verifier.matches():
-                        return False
-                self._unmodified[path] = seen
-                return True
-        return False
 
     # -- storing -----------------------------------------------------------------------------------
 
@@ -212,7 +182,7 @@ class AnnexRepository:
         length: int,
     ) -> None:
         self._be_there()
-        if self._is_here(key):
+        if self._objects.is_here(key):
             self._record(key)  # who stored it may not have come that far
             return
         journal_name(key)  # a key that nobody could learn of is refused before it is stored
@@ -223,7 +193,7 @@ class AnnexRepository:
         path = str(self._layout.partial(key))
         try:
             transfer.enter_context(self._transfers.receiving(key, client, file))
-            if self._is_here(key):  # by somebody who was faster
+            if self._objects.is_here(key):  # by somebody who was faster
                 return
             self._make_room(key, path, offset + length)
             self._modes.make_directories(os.path.dirname(path))
@@ -243,13 +213,6 @@ class AnnexRepository:
             )
         )
 
-    def _is_here(self, key: Key) -> bool:
-        paths = self._layout.objects(key)
-        status = find_blocking(paths)
-        if status is None:
-            return False
-        return not self._may_be_edited(status) or self._is_unmodified(key, paths)
-
     def _make_room(self, key: Key, path: str, size: int) -> None:
         """See that there is space ("annex.diskreserve"), for others' transfers too."""
         wanted = key.size if key.size is not None else size
@@ -268,14 +231,11 @@ class AnnexRepository:
         if wanted and backends.check(key) in (backends.Check.CALCKEY, backends.Check.PERHAPS):
             self._verify_by_git_annex(key, path)
         try:
-            self._make_way(key)
-        except OSError as error:
-            raise disk_error("cannot clear away what is no content of this key", error) from error
-        if self._is_for_git_annex(key):
-            program.set_key(self._program_directory, key, Path(path), verified=True)
-            return
-        try:
-            self._place(path, self._layout.objects(key)[0])
+            self._objects.make_way(key)
+            if self._is_for_git_annex(key):
+                program.set_key(self._program_directory, key, Path(path), verified=True)
+                return
+            self._objects.place(key, path)
         except OSError as error:
             raise disk_error("cannot put the content into its place", error) from error
         self._record(key)
@@ -308,47 +268,6 @@ class AnnexRepository:
             raise InvalidContent(
                 "what came is not the content of this key: its hash is another one"
             )
-
-    def _make_way(self, key: Key) -> None:
-        """Let go of what was the content of a key until somebody edited it; git-annex would take
-        that for the content, and throw away what comes. The file of the work tree that is the same
-        file stays; where there is none any more, it goes where git-annex keeps what is bad."""
-        for place in self._layout.objects(key):
-            status = find_blocking([place])
-            if status is None or not self._may_be_edited(status):
-                continue
-            if self._is_unmodified(key, [place]):
-                continue
-            bad = self._layout.bad(key)
-            self._modes.make_directories(os.path.dirname(bad))
-            directory = os.path.dirname(place)
-            for _ in self._modes.attempts(directory):
-                with suppress(PermissionError), self._modes.thawed(directory):
-                    if status.st_nlink == 1:
-                        os.rename(place, bad)
-                    else:
-                        os.unlink(place)
-                    break
-            _log.warning("%s: what was %s has been edited, and is not kept as such", self.uuid, key)
-
-    def _place(self, path: str, place: str) -> None:
-        directory = os.path.dirname(place)
-        for _ in range(_ATTEMPTS):
-            # Another process may freeze the directory, or delete it because it is empty.
-            with suppress(FileNotFoundError):
-                self._modes.make_directories(directory)
-            with suppress(PermissionError, FileNotFoundError), self._modes.thawed(directory):
-                if os.path.exists(place):
-                    os.unlink(path)
-                else:
-                    os.rename(path, place)
-                    with suppress(FileNotFoundError):  # somebody may remove it at once
-                        self._modes.freeze_content(place)
-                        partials.sync_directory(directory)
-                return
-            if not os.path.exists(path):
-                raise FileNotFoundError(errno.ENOENT, f"{path} is gone")
-        raise PermissionError(errno.EACCES, f"{directory} does not stay writable")
 
     async def confirm(self, key: Key) -> bool:
         if not await self.present(key):
@@ -384,22 +303,16 @@ class AnnexRepository:
         return None
 
     def _delete(self, key: Key, place: str, before: float | None) -> Refusal | None:
-        directory = os.path.dirname(place)
+        def in_time() -> bool:
+            return before is None or self._clock() < before
+
         with self._locks.removing(place) as mine:
             if not mine:
                 return Refusal.LOCKED
-            for _ in self._modes.attempts(directory):
-                with suppress(PermissionError), self._modes.thawed(directory):
-                    if before is not None and self._clock() >= before:
-                        return Refusal.TOO_LATE
-                    with suppress(FileNotFoundError):
-                        os.unlink(place)
-                    break
-            else:
-                raise PermissionError(errno.EACCES, f"{directory} does not stay writable")
-            self._unmodified.pop(place, None)
+            if not self._objects.delete(place, in_time):
+                return Refusal.TOO_LATE
             self._record(key)
-        _remove_empty(directory, levels=3)
+        self._objects.clean_up(place)
         return None
 
     def _remove_by_git_annex(self, key: Key, before: float | None) -> Refusal | None:
@@ -435,8 +348,7 @@ class AnnexRepository:
             for place in self._layout.objects(key):
                 match self._locks.lock(place, lock.id, until):
                     case Taken.LOCKED:
-                        status = os.stat(place)
-                        if not self._may_be_edited(status) or self._is_unmodified(key, [place]):
+                        if self._objects.is_good(key, place):
                             return None
                         self._locks.unlock(lock.id)
                     case Taken.BUSY:
@@ -479,14 +391,6 @@ class AnnexRepository:
         await self._committer.aclose()
         await self._workers.run(self._locations.close)
         await self._workers.run(self._keys.close)
-
-
-def _remove_empty(directory: str, *, levels: int) -> None:
-    """Directories that nothing is left in, from the innermost on."""
-    with suppress(OSError):
-        for _ in range(levels):
-            os.rmdir(directory)
-            directory = os.path.dirname(directory)
 
 
 def _clear_up(own: str) -> None:
