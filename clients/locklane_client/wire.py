@@ -185,6 +185,8 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 def lock_answer(lock_id: str) -> bytes:
     """The answer of ``lockcontent`` when the content is locked."""
+    if lock_id.isalnum() and lock_id.isascii():  # as ours are
+        return b'{"locked":true,"lockid":"%s"}' % lock_id.encode("ascii")
     return dumps({"locked": True, "lockid": bracket(lock_id)})
 
 
@@ -196,6 +198,8 @@ def not_locked_answer(reason: str | None = None, *, retained: bool = False) -> b
     :param reason: a sentence for a person.
     :param retained: the hold is over, but the content stays locked for the rest of its time.
     """
+    if reason is None and not retained:
+        return b'{"locked":false}'
     answer: dict[str, Any] = {"locked": False}
     if reason is not None:
         answer["reason"] = reason

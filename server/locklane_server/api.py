@@ -24,6 +24,7 @@ from locklane_server.repository import (
 )
 from locklane_server.request import ApiError, ApiRequest, Handler, Requests
 from locklane_server.requests import REQUESTS
+from locklane_server.served import ServedRepository
 
 _log = logging.getLogger(__name__)
 
@@ -54,30 +55,33 @@ class Api:
             self._methods.setdefault(name, []).append(method)
         self._in_progress = 0
         self._idle = asyncio.Event()
-        self._idle.set()
         self._stopping = False
 
     async def stop(self) -> None:
         """Refuse new requests; returns when those in progress are answered."""
         self._stopping = True
-        await self._idle.wait()
+        if self._in_progress:
+            await self._idle.wait()
 
     async def __call__(self, http: web.BaseRequest) -> web.StreamResponse:
         """Answer a request; nothing that a client sends gets an exception out of here."""
         self._in_progress += 1
-        self._idle.clear()
         try:
             return await self._answer(http)
         finally:
             self._in_progress -= 1
-            if not self._in_progress:
+            if self._stopping and not self._in_progress:
                 self._idle.set()
 
     async def _answer(self, http: web.BaseRequest) -> web.StreamResponse:
         try:
             if self._stopping:
                 raise ApiError(503, "the server is stopping")
-            request, handler = await self._understand(http)
+            path = _parse_path(http)
+            served = self._repositories.get(path.uuid) or await self._repositories.find(path.uuid)
+            if served is None:
+                raise ApiError(404, f"no repository {path.uuid!a} is served here")
+            request, handler = self._understand(http, path, served)
             return await handler(request)
         except ApiError as error:
             return error.response()
@@ -91,17 +95,13 @@ class Api:
                 _log.error("%s %s: %s", http.method, http.rel_url.raw_path, error)
             return ApiError(status, str(error)).response()
 
-    async def _understand(self, http: web.BaseRequest) -> tuple[ApiRequest, Handler]:
+    def _understand(
+        self, http: web.BaseRequest, path: wire.ApiPath, served: ServedRepository
+    ) -> tuple[ApiRequest, Handler]:
         try:
-            path = wire.parse_path(http.rel_url.raw_path)
             query = wire.parse_query(http.rel_url.raw_query_string)
-        except wire.PathError as error:
-            raise ApiError(404, str(error)) from error
         except ValueError as error:
             raise ApiError(400, str(error)) from error
-        served = await self._repositories.get(path.uuid)
-        if served is None:
-            raise ApiError(404, f"no repository {path.uuid!a} is served here")
         handler = self._handlers.get((http.method, path.request))
         if handler is None:
             methods = self._methods.get(path.request)
@@ -110,3 +110,12 @@ class Api:
             allow = {"Allow": ", ".join(methods)}
             raise ApiError(405, f"{path.request} takes {' or '.join(methods)}", allow)
         return ApiRequest(http, served, path, query), handler
+
+
+def _parse_path(http: web.BaseRequest) -> wire.ApiPath:
+    try:
+        return wire.parse_path(http.rel_url.raw_path)
+    except wire.PathError as error:
+        raise ApiError(404, str(error)) from error
+    except ValueError as error:
+        raise ApiError(400, str(error)) from error

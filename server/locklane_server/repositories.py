@@ -86,8 +86,12 @@ class Repositories:
                 for served in {*self._given, *self}:
                     await self._end(served)
 
-    async def get(self, uuid: str) -> ServedRepository | None:
-        """The repository of that UUID; one that is new is found."""
+    def get(self, uuid: str) -> ServedRepository | None:
+        """The repository of that UUID, if it is known."""
+        return self._served.get(uuid)
+
+    async def find(self, uuid: str) -> ServedRepository | None:
+        """The repository of that UUID; one that is new is looked for."""
         served = self._served.get(uuid)
         if served is None and self._discovery is not None:
             if time.monotonic() >= self._looked_at + LOOK_AGAIN_SECONDS:

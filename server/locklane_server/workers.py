@@ -27,6 +27,19 @@ STUCK_SECONDS = 0.005
 MAX_BATCH = 64
 """Pieces of brief work that are done in one go."""
 
+SLOW_SECONDS = 0.005
+"""After something took longer than this on the event loop, such things are left to the workers for
+a while."""
+
+FIRST_PAUSE_SECONDS = 2.0
+LONGEST_PAUSE_SECONDS = 600.0
+"""Bounds of that while."""
+
+
+class WouldWait(Exception):
+    """What was asked for has to wait for somebody."""
+
+
 _Brief = tuple[Callable[..., Any], tuple[Any, ...], "asyncio.Future[Any]"]
 _Results = list[tuple[Any, BaseException | None]]
 
@@ -50,6 +63,8 @@ class Workers:
         self._waiting: list[_Brief] = []
         self._batches: dict[Future[_Results], float] = {}
         self._timer: asyncio.Handle | None = None
+        self._slow_until = 0.0
+        self._pause = FIRST_PAUSE_SECONDS
 
     async def run(self, work: Callable[..., T], *arguments: Any) -> T:
         """Do it in a worker. If the caller is cancelled, work that has begun is done to its end,
@@ -79,6 +94,43 @@ class Workers:
         except asyncio.CancelledError:
             await _ended(done)
             raise
+
+    @property
+    def disk_is_slow(self) -> bool:
+        """Whether :meth:`at_once` does nothing on the spot for the time being."""
+        return time.monotonic() < self._slow_until
+
+    def at_once(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Do on the spot, on the event loop, what takes microseconds unless the disk is in trouble:
+        that is several times as fast as to wake a thread for it. Once it took long, it is not done
+        so for a while, and for twice as long each time that it takes long again.
+
+        :param work: takes one more argument: whether it may wait for others. If it may not, and
+            would have to, it raises :class:`WouldWait` and has done nothing.
+        :raises WouldWait: it has not been done.
+        """
+        begun = time.monotonic()
+        if begun < self._slow_until:
+            raise WouldWait
+        try:
+            return work(*arguments, False)
+        finally:
+            self._learn(begun)
+
+    async def run_at_once(self, work: Callable[..., T], *arguments: Any) -> T:
+        """:meth:`at_once`, or else by a worker."""
+        try:
+            return self.at_once(work, *arguments)
+        except WouldWait:
+            return await self.run_brief(work, *arguments, True)
+
+    def _learn(self, begun: float) -> None:
+        now = time.monotonic()
+        if now - begun > SLOW_SECONDS:
+            self._slow_until = now + self._pause
+            self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
+        elif self._pause > FIRST_PAUSE_SECONDS and now > self._slow_until + self._pause:
+            self._pause = FIRST_PAUSE_SECONDS
 
     def close(self) -> None:
         """Wait for what is being done, and end the threads."""

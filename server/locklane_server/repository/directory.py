@@ -66,6 +66,7 @@ class DirectoryRepository:
     ) -> None:
         self.uuid = uuid
         self.directory = directory
+        self._top = str(directory)
         self._clock = clock
         self._retention = retention
         self._serving = serving
@@ -129,7 +130,9 @@ class DirectoryRepository:
         return open_content(key, [self._path(key)], self._workers)
 
     def _path(self, key: Key) -> str:
-        return str(object_path(self.directory, key))
+        first, second = hash_directories_lower(key)
+        name = key.file_name
+        return f"{self._top}/{first}/{second}/{name}/{name}"
 
     # -- storing -----------------------------------------------------------------------------------
 

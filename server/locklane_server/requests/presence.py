@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from locklane_server.request import ApiRequest, Requests, answer
+from locklane_client import wire
+from locklane_server.request import ApiRequest, Requests, answer, json_answer
+
+_PRESENT, _NOT_PRESENT = (wire.dumps({"present": present}) for present in (True, False))
 
 
 async def _checkpresent(request: ApiRequest) -> web.StreamResponse:
     key, _ = request.key, request.client_uuid
-    return answer({"present": await request.served.repository.present(key)})
+    present = await request.served.repository.present(key)
+    return json_answer(_PRESENT if present else _NOT_PRESENT)
 
 
 async def _gettimestamp(request: ApiRequest) -> web.StreamResponse:

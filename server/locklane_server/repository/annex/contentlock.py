@@ -4,6 +4,9 @@ Beside an object lie, while it is locked, ``KEYFILE.lck``: a read lock on it hol
 write lock removes it; ``KEYFILE.rtm``: the time until which nothing may be removed, even if the
 process that locked it is gone; and ``KEYFILE.rtl``, whose write lock orders the writers of that.
 
+Who is the only one with a lock takes it as a write lock for the moment in which it writes the
+retention, and needs no ``KEYFILE.rtl`` for that.
+
 A process has one descriptor and one read lock for all its locks on a key. All of this blocks, for
 moments, and is called in worker threads.
 """
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import enum
 import os
+import stat
 import sys
 import threading
 import time
@@ -22,6 +26,7 @@ from locklane_server.descriptors import Descriptors
 from locklane_server.repository import filelock
 from locklane_server.repository.annex.modes import Modes
 from locklane_server.repository.annex.spares import Spares
+from locklane_server.workers import WouldWait
 
 _ATTEMPTS = 100
 """Times that a lock is tried for whose file somebody deleted in the meantime."""
@@ -38,15 +43,22 @@ class Taken(enum.Enum):
     """As many keys are locked as this process may have files open for that."""
 
 
+def _any(_: os.stat_result) -> bool:
+    return True
+
+
 class _Held:
     """One locked key."""
 
-    __slots__ = ("count", "descriptor", "foreign", "guard", "until")
+    __slots__ = ("alone", "count", "descriptor", "foreign", "guard", "until")
 
     def __init__(self) -> None:
         self.guard = threading.Lock()
         self.count = 0
         self.descriptor = -1
+        self.alone = False
+        """Just opened, and nobody else has any lock on it: ours is a write lock, until it is a read
+        lock in a moment."""
         self.until = 0.0
         """The retention written, in seconds since the epoch."""
         self.foreign: float | None = None
@@ -83,23 +95,34 @@ class ContentLocks:
 
     # -- locking -----------------------------------------------------------------------------------
 
-    def lock(self, path: str, lock_id: str, until: float) -> Taken:
+    def lock(
+        self,
+        path: str,
+        lock_id: str,
+        until: float,
+        *,
+        good: Callable[[os.stat_result], bool] = _any,
+        wait: bool = True,
+    ) -> Taken:
         """Lock the content at ``path`` once more, and write its retention.
 
         :param lock_id: names this lock to :meth:`unlock`; a new one each time.
         :param until: seconds since the epoch up to which it has to stay, whatever happens.
+        :param good: looks whether the file there is the content.
+        :param wait: wait for others who are about to lock or unlock it too.
         :raises OSError: the disk does not let it be promised. Nothing is locked then.
+        :raises WouldWait: others are, and it shall not be waited. Nothing is locked.
         """
-        with self._entry(path) as held:
+        with self._entry(path, wait) as held:
             if held.count == 0:
                 taken = self._open(path, held)
                 if taken is not Taken.LOCKED:
                     return taken
             try:
-                if not os.path.isfile(path):
+                if not _is_there(path, good):
                     self._close(path, held)
                     return Taken.NOT_PRESENT
-                self._retain(path, held, until)
+                self._retain(path, held, until, wait)
             except BaseException:
                 self._close(path, held)
                 raise
@@ -107,17 +130,18 @@ class ContentLocks:
             self._paths[lock_id] = path
             return Taken.LOCKED
 
-    def unlock(self, lock_id: str) -> None:
+    def unlock(self, lock_id: str, *, wait: bool = True) -> None:
         """Undo one :meth:`lock`; the last one lets others remove the content. Does nothing if
         there is no such lock.
 
         :raises OSError: the files cannot be deleted. The lock is over, but the retention may go on.
+        :raises WouldWait: as in :meth:`lock`; the lock is not over.
         """
-        path = self._paths.pop(lock_id, None)
+        path = self._paths.get(lock_id)
         if path is None:
             return
-        with self._entry(path) as held:
-            if held.count == 0:
+        with self._entry(path, wait) as held:
+            if self._paths.pop(lock_id, None) is None or held.count == 0:
                 return
             held.count -= 1
             self._close(path, held)
@@ -135,14 +159,15 @@ class ContentLocks:
         self._spares.clear()
 
     @contextmanager
-    def _entry(self, path: str) -> Iterator[_Held]:
+    def _entry(self, path: str, wait: bool) -> Iterator[_Held]:
         """The entry of a key, to itself; dropped when nothing holds it any more."""
         while True:
             with self._guard:
                 held = self._held.get(path)
                 if held is None:
                     held = self._held[path] = _Held()
-            held.guard.acquire()
+            if not held.guard.acquire(wait):
+                raise WouldWait
             if self._held.get(path) is held:
                 break
             held.guard.release()  # it was dropped while we waited
@@ -158,8 +183,12 @@ class ContentLocks:
     def _open(self, path: str, held: _Held) -> Taken:
         if not self._descriptors.take():
             return Taken.NO_DESCRIPTOR
+        held.alone = True
         try:
-            descriptor = self._take(path + ".lck", exclusive=False)
+            descriptor = self._take(path + ".lck", exclusive=True)
+            if descriptor is None:  # others hold it; or somebody removes it
+                held.alone = False
+                descriptor = self._take(path + ".lck", exclusive=False)
         except BaseException:
             self._descriptors.give_back()
             raise
@@ -167,13 +196,7 @@ class ContentLocks:
             self._descriptors.give_back()
             return Taken.BUSY if descriptor is None else Taken.NOT_PRESENT
         held.descriptor = descriptor
-        try:
-            there = self._read_retention(path)
-        except BaseException:
-            self._release(held)
-            raise
-        held.foreign = there if there is not None and there > self._now() else None
-        held.until = 0.0
+        held.foreign, held.until = None, 0.0
         return Taken.LOCKED
 
     def _release(self, held: _Held) -> None:
@@ -191,8 +214,10 @@ class ContentLocks:
             if not alone:
                 # Another may try the same at the same time; then one of the two has to succeed.
                 filelock.unlock(held.descriptor)
-                alone = filelock.try_lock(held.descriptor, exclusive=True)
-            if alone and filelock.is_sane(held.descriptor, lock_file):
+                alone = filelock.try_lock(held.descriptor, exclusive=True) and filelock.is_sane(
+                    held.descriptor, lock_file
+                )
+            if alone:
                 self._changing(path, lambda: self._clear(path, held, taken))
         finally:
             self._release(held)
@@ -209,25 +234,39 @@ class ContentLocks:
 
     # -- retention ---------------------------------------------------------------------------------
 
-    def _retain(self, path: str, held: _Held, until: float) -> None:
+    def _retain(self, path: str, held: _Held, until: float, wait: bool) -> None:
         until = _rounded_up(until)
         if until <= held.until:
             return
 
-        def write() -> None:
-            # Only who has the write lock on the content deletes this file, and we have a read lock.
-            order = self._spares.open(path + ".rtl")
-            try:
-                filelock.wait(order)
-                there = self._read_retention(path)
-                if there is None or there < until:
-                    self._write_retention(path, until)
-            finally:
-                os.close(order)
-            self._modes.file(path + ".rtl")
-
-        self._changing(path, write)
+        self._changing(path, lambda: self._move_retention(path, held, until, wait))
         held.until = until
+
+    def _move_retention(self, path: str, held: _Held, until: float, wait: bool) -> None:
+        if held.alone:
+            # Nobody else has any lock on the content, so nobody else may write this.
+            self._compare_and_write(path, held, until)
+            filelock.try_lock(held.descriptor, exclusive=False)
+            held.alone = False
+            return
+        # Only who has the write lock on the content deletes this file, and we have a read lock.
+        order = self._spares.open(path + ".rtl")
+        try:
+            if wait:
+                filelock.wait(order)
+            elif not filelock.try_lock(order, exclusive=True):
+                raise WouldWait
+            self._compare_and_write(path, held, until)
+        finally:
+            os.close(order)
+        self._modes.file(path + ".rtl")
+
+    def _compare_and_write(self, path: str, held: _Held, until: float) -> None:
+        there = self._read_retention(path)
+        if not held.until and there is not None and there > self._now():
+            held.foreign = there
+        if there is None or there < until:
+            self._write_retention(path, until)
 
     def _write_retention(self, path: str, until: float) -> None:
         new = self._spares.written(_spell(until))
@@ -328,6 +367,14 @@ def _delete(*paths: str) -> None:
     for path in paths:
         with suppress(FileNotFoundError):
             os.unlink(path)
+
+
+def _is_there(path: str, good: Callable[[os.stat_result], bool]) -> bool:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(status.st_mode) and good(status)
 
 
 def _rounded_up(seconds: float) -> float:

@@ -5,11 +5,45 @@ Only names are made here; nothing is looked at.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 from locklane_client.key import Key
 from locklane_server.repository.hashing import hash_directories_lower, hash_directories_mixed
+
+
+class Places(Sequence[str]):
+    """The two paths that the content of a key may have. The second is only made where the first
+    was in vain: this is needed at each request. Strings, for the same reason."""
+
+    __slots__ = ("_bare", "_git", "_key", "_paths")
+
+    def __init__(self, git: Path, key: Key, *, bare: bool) -> None:
+        self._git = git
+        self._key = key
+        self._bare = bare
+        self._paths: list[str] = []
+
+    def __len__(self) -> int:
+        return 2
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        paths = self._paths
+        while len(paths) < 2 and (not isinstance(index, int) or len(paths) <= index % 2):
+            lower = self._bare != bool(paths)
+            hashed = hash_directories_lower if lower else hash_directories_mixed
+            first, second = hashed(self._key)
+            name = self._key.file_name
+            paths.append(f"{self._git}/annex/objects/{first}/{second}/{name}/{name}")
+        return paths[index]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +67,9 @@ class Layout:
         """What is Locklane's, and of which git-annex knows nothing."""
         return self.git / "annex" / "locklane"
 
-    def objects(self, key: Key) -> tuple[str, str]:
-        """Where the content of a key may lie; new content belongs to the first. A string, because
-        this is asked for at each request."""
-        name = key.file_name
-        mixed, lower = (
-            f"{self.git}/annex/objects/{first}/{second}/{name}/{name}"
-            for first, second in (hash_directories_mixed(key), hash_directories_lower(key))
-        )
-        return (lower, mixed) if self.bare else (mixed, lower)
+    def objects(self, key: Key) -> Places:
+        """Where the content of a key may lie; new content belongs to the first."""
+        return Places(self.git, key, bare=self.bare)
 
     def partial(self, key: Key) -> Path:
         """Where content that is not complete yet is kept."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
@@ -29,7 +30,7 @@ from locklane_server.repository import (
 from locklane_server.repository import (
     partial as partials,
 )
-from locklane_server.repository.annex import program
+from locklane_server.repository.annex import mounts, program
 from locklane_server.repository.annex.committer import Committer
 from locklane_server.repository.annex.config import Config
 from locklane_server.repository.annex.contentlock import ContentLocks, Taken
@@ -43,7 +44,7 @@ from locklane_server.repository.annex.objects import Objects
 from locklane_server.repository.annex.transfers import Transfers
 from locklane_server.repository.content import FileContent, find, find_blocking, open_content
 from locklane_server.repository.diskerrors import disk_error
-from locklane_server.workers import Workers
+from locklane_server.workers import Workers, WouldWait
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +61,8 @@ class AnnexRepository:
         self._modes = config.modes
         self._workers = workers
         self._clock = clock
+        self._local = mounts.is_local(str(config.layout.annex))
+        self._left_to_unlock: list[Lock] = []
         self._locks = ContentLocks(str(config.layout.own), config.modes, descriptors)
         self._objects = Objects(config.layout, config.modes, thin=config.thin)
         self._transfers = Transfers(config.layout, config.modes)
@@ -279,6 +282,7 @@ class AnnexRepository:
     # -- removing ----------------------------------------------------------------------------------
 
     async def remove(self, key: Key, *, before: float | None) -> Refusal | None:
+        await self._unlock_what_is_left()
         refusal = await self._workers.run(self._remove, key, before)
         if refusal is None:
             self._committer.changed()
@@ -339,18 +343,26 @@ class AnnexRepository:
     # -- locks -------------------------------------------------------------------------------------
 
     async def lock_content(self, key: Key, lock: Lock) -> Refusal | None:
-        return await self._workers.run_brief(self._lock, key, lock)
+        if self._local:
+            return await self._workers.run_at_once(self._lock, key, lock)
+        return await self._workers.run_brief(self._lock, key, lock, True)
 
-    def _lock(self, key: Key, lock: Lock) -> Refusal | None:
+    def _lock(self, key: Key, lock: Lock, wait: bool) -> Refusal | None:
         until = time.time() + lock.locked_at + RETENTION - self._clock()
         busy = None
+
+        def good(status: os.stat_result) -> bool:
+            if not self._objects.may_be_edited(status):
+                return True
+            if not wait:
+                raise WouldWait
+            return self._objects.is_here(key)
+
         try:
             for place in self._layout.objects(key):
-                match self._locks.lock(place, lock.id, until):
+                match self._locks.lock(place, lock.id, until, good=good, wait=wait):
                     case Taken.LOCKED:
-                        if self._objects.is_good(key, place):
-                            return None
-                        self._locks.unlock(lock.id)
+                        return None
                     case Taken.BUSY:
                         busy = Refusal.REMOVING
                     case Taken.NO_DESCRIPTOR:
@@ -366,18 +378,32 @@ class AnnexRepository:
         return busy or Refusal.NOT_PRESENT
 
     async def unlock_content(self, lock: Lock) -> None:
-        await self._workers.run_brief(self._unlock, lock)
+        if self._local and not self._workers.disk_is_slow:
+            # Before anything else is read from a client, but while the answer is on its way.
+            asyncio.get_running_loop().call_soon(self._unlock_now_or_later, lock)
+        else:
+            await self._workers.run_brief(self._unlock, lock, True)
 
-    def _unlock(self, lock: Lock) -> None:
+    def _unlock_now_or_later(self, lock: Lock) -> None:
         try:
-            self._locks.unlock(lock.id)
+            self._workers.at_once(self._unlock, lock)
+        except WouldWait:
+            self._left_to_unlock.append(lock)
+
+    async def _unlock_what_is_left(self) -> None:
+        while self._left_to_unlock:
+            await self._workers.run_brief(self._unlock, self._left_to_unlock.pop(), True)
+
+    def _unlock(self, lock: Lock, wait: bool) -> None:
+        try:
+            self._locks.unlock(lock.id, wait=wait)
         except OSError as error:
             _log.warning("%s: %s stays locked until its time: %s", self.uuid, lock.key, error)
 
     # -- coming and going --------------------------------------------------------------------------
 
     async def tidy(self) -> None:
-        """Nothing waits for this: the committer has its own time."""
+        await self._unlock_what_is_left()
 
     async def retained(self) -> list[Lock]:
         """None by their ids: what an earlier process promised is in git-annex's retention files,
@@ -387,6 +413,7 @@ class AnnexRepository:
         return []
 
     async def aclose(self) -> None:
+        await self._unlock_what_is_left()
         await self._workers.run(self._locks.abandon)
         await self._committer.aclose()
         await self._workers.run(self._locations.close)

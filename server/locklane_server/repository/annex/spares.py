@@ -7,12 +7,41 @@ cost a hundred microseconds; a file that is only renamed costs five.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import itertools
 import os
 from contextlib import suppress
 
 MOST = 256
 """Files kept at the most."""
+
+
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
+_renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+
+
+def _move(source: str, target: str) -> None:
+    """Rename a file, but not over another.
+
+    :raises FileExistsError: there is one.
+    :raises OSError: it cannot be done.
+    """
+    if _renameat2 is not None:
+        if not _renameat2(
+            _AT_FDCWD,
+            os.fsencode(source),
+            _AT_FDCWD,
+            os.fsencode(target),
+            _RENAME_NOREPLACE,
+        ):
+            return
+        number = ctypes.get_errno()
+        if number not in (errno.EINVAL, errno.ENOSYS):
+            raise OSError(number, os.strerror(number), source, None, target)
+    os.link(source, target)  # where the file system knows only this way
+    os.unlink(source)
 
 
 class Spares:
@@ -35,17 +64,17 @@ class Spares:
     def written(self, content: bytes) -> str:
         """The path of a file with that content, to be renamed to where it belongs.
 
+        :param content: always of the same length, or longer than before.
         :raises OSError: the disk does not take it.
         """
-        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         try:
             path = self._free.pop()
         except IndexError:
             path = self._name()
         descriptor = os.open(path, flags, self._mode)
         try:
-            os.ftruncate(descriptor, len(content))
-            os.write(descriptor, content)
+            os.pwrite(descriptor, content, 0)
         except BaseException:
             with suppress(OSError):
                 os.unlink(path)
@@ -66,11 +95,9 @@ class Spares:
         except IndexError:
             return os.open(path, flags | os.O_CREAT, self._mode)
         try:
-            os.link(spare, path)
+            _move(spare, path)
         except OSError:
             self._free.append(spare)  # it is there, or it cannot be made in this way
-        else:
-            os.unlink(spare)
         return os.open(path, flags | os.O_CREAT, self._mode)
 
     def remove(self, path: str) -> str | None:
