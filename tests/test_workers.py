@@ -10,7 +10,20 @@ from contextlib import asynccontextmanager, contextmanager
 import pytest
 from conftest import BOUND, eventually
 
-from locklane_server.workers import MAX_BATCH, Workers
+from locklane_server.workers import (
+    FIRST_PAUSE_SECONDS,
+    MAX_BATCH,
+    SLOW_SECONDS,
+    Workers,
+    WouldWait,
+)
+
+
+@pytest.fixture
+def workers() -> Iterator[Workers]:
+    made = Workers(2)
+    yield made
+    made.close()
 
 
 @asynccontextmanager
@@ -264,3 +277,75 @@ async def test_brief_work_whose_caller_is_cancelled_before_it_began_is_done_all_
             await asyncio.wait(callers)
             assert all(caller.cancelled() for caller in callers)
     assert done == [0, 1, 2]
+
+
+# -- at once ---------------------------------------------------------------------------------------
+
+
+async def test_what_is_quick_is_done_on_the_spot(workers: Workers) -> None:
+    """In this thread, and told that it may not wait."""
+    done: list[tuple[int, bool]] = []
+
+    def work(wait: bool) -> str:
+        done.append((threading.get_ident(), wait))
+        return "done"
+
+    assert await workers.run_at_once(work) == "done"
+    assert workers.at_once(work) == "done"
+    assert done == [(threading.get_ident(), False)] * 2
+
+
+async def test_what_would_wait_is_done_by_a_worker(workers: Workers) -> None:
+    done: list[tuple[bool, bool]] = []
+
+    def work(wait: bool) -> str:
+        done.append((threading.get_ident() == threading.main_thread().ident, wait))
+        if not wait:
+            raise WouldWait
+        return "done"
+
+    assert await workers.run_at_once(work) == "done"
+    assert done == [(True, False), (False, True)]
+    with pytest.raises(WouldWait):
+        workers.at_once(work)
+
+
+async def test_after_something_slow_the_workers_do_it_for_a_while(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And for longer when it is slow again; once all was well for a while, as at first."""
+    now = 1000.0
+    monkeypatch.setattr("locklane_server.workers.time.monotonic", lambda: now)
+    here = threading.get_ident()
+
+    def quick(wait: bool) -> bool:
+        return threading.get_ident() == here
+
+    def slow(wait: bool) -> None:
+        nonlocal now
+        now += 2 * SLOW_SECONDS
+
+    pause = FIRST_PAUSE_SECONDS
+    for _ in range(3):
+        assert await workers.run_at_once(quick)
+        await workers.run_at_once(slow)
+        assert workers.disk_is_slow
+        now += 0.9 * pause
+        assert not await workers.run_at_once(quick)
+        now += 0.2 * pause
+        assert not workers.disk_is_slow
+        pause *= 2
+    assert await workers.run_at_once(quick)
+    now += 2 * pause
+    assert await workers.run_at_once(quick)
+    await workers.run_at_once(slow)
+    now += 1.1 * FIRST_PAUSE_SECONDS
+    assert await workers.run_at_once(quick)
+
+
+async def test_an_error_of_what_is_done_at_once_is_the_callers(workers: Workers) -> None:
+    def work(wait: bool) -> None:
+        raise OSError("no")
+
+    with pytest.raises(OSError, match="no"):
+        await workers.run_at_once(work)
