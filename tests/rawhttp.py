@@ -115,7 +115,7 @@ async def leaves_nothing_open(there: There) -> AsyncIterator[None]:
     """Whatever happens within, files, connections and workers are afterwards as before."""
     files = _open_files()
     yield
-    await eventually(lambda: there.server._api._in_progress == 0)
+    await eventually(lambda: there.server._api.in_progress == 0)
     await eventually(lambda: there.workers.busy == 0)
     end = time.monotonic() + BOUND
     while more := _open_files() - files:

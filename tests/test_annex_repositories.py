@@ -15,7 +15,6 @@ from annexwire import Api
 from conftest import BOUND, LOCKLANE, Process, eventually, key_of
 
 from locklane_client import Client
-from locklane_server.repositories import LOOK_AGAIN_SECONDS
 
 __all__ = ["annex", "home", "locklane"]
 
@@ -214,7 +213,6 @@ def test_below_a_directory_what_cannot_be_served_is_logged_once(
     for _ in range(3):
         for each in spoiled.values():  # each question has the server look, if it has not just
             assert not is_served(of(server.base, each))
-        time.sleep(LOOK_AGAIN_SECONDS)
     for name, (_, says) in REFUSED.items():
         place = str(spoiled[name].directory)
         lines = [line for line in server.output.splitlines() if f"{place}/" in line]
@@ -255,7 +253,7 @@ def test_two_of_one_uuid_are_one_and_a_warning(home: Path, locklane: Serving) ->
     first = Annex(home / "top", "first")
     first.attempt("cp", "-a", str(first.directory), str(home / "top" / "second"))
     server = locklane(first, "--directory", home / "top")
-    server.line("another repository of that UUID is served")
+    server.line("there are two repositories of that UUID")
     assert of(server.base, first).put(KEY, CONTENT)[0] == 200
     assert first.objects() == {KEY.file_name}
 

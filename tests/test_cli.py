@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -52,6 +53,40 @@ def test_help_names_every_command() -> None:
     for name in COMMANDS:
         assert f"\n  {name} " in said
     assert "(needs" not in said, "a command that is installed is said to be missing"
+    assert "damaged" not in said
+
+
+def without(module: str, *arguments: str) -> tuple[int, str]:
+    """:func:`run` where a module cannot be imported."""
+    program = (
+        "import sys; sys.modules[sys.argv[1]] = None; "
+        "from locklane_client.cli import main; main(sys.argv[2:], prog_name='locklane')"
+    )
+    with Process(sys.executable, "-c", program, module, *arguments) as process:
+        status = process.wait()
+    assert "Traceback" not in process.output, process.output
+    return status, process.output
+
+
+def test_a_package_that_is_missing_can_be_installed() -> None:
+    status, said = without("prometheus_client", "--help")
+    assert status == 0
+    assert "serve" in said
+    assert "(needs prometheus_client: pip install 'locklane[bench]')" in " ".join(said.split())
+    status, said = without("prometheus_client", "serve", "--wideopen")
+    assert status == 1
+    assert "'locklane serve' needs the package prometheus_client: pip install" in said
+
+
+@pytest.mark.parametrize("module", ["locklane_server.cli", "locklane_server.server"])
+def test_no_package_brings_a_module_of_locklane_itself(module: str) -> None:
+    status, said = without(module, "--help")
+    assert status == 0
+    assert "(this installation is damaged: install Locklane again)" in " ".join(said.split())
+    status, said = without(module, "serve", "--wideopen")
+    assert status == 1
+    assert re.search(rf"damaged: install Locklane again \(.*{re.escape(module)}.*\)\n", said)
+    assert "pip" not in said
 
 
 def test_version_is_told() -> None:
@@ -88,7 +123,7 @@ def test_serve_asks_who_may_use_it(tmp_path: Path) -> None:
 def test_serve_without_a_repository_around_it_is_1(tmp_path: Path) -> None:
     status, said = run("serve", "--wideopen", "--port", "0", cwd=tmp_path)
     assert status == 1
-    assert f"Error: {tmp_path} cannot be served: " in said
+    assert f"Error: {tmp_path}" in said
     assert "not a git repository" in said
 
 
@@ -375,6 +410,7 @@ def test_lock_a_key_that_is_none_is_2(server_process: StartServer, transport: st
     status, said = run("lock", "--transport", transport, server.url, "nokey")
     assert status == 2
     assert "not a git-annex key" in said
+    assert "git annex lookupkey FILE" in said
 
 
 def test_lock_without_a_key_is_2() -> None:

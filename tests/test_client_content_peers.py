@@ -229,9 +229,92 @@ async def test_404_of_a_key_and_404_of_a_version_are_told_apart(tmp_path: Path) 
         assert client.version == 4
     nothing = answers(json(b"", "404 X"), present=json(b"", "404 X"))
     async with server(nothing) as url, Client(url) as client:
-        with pytest.raises(ServerUnreachable, match="no version"):
+        with pytest.raises(ServerUnreachable, match="check the address and the UUID"):
             await client.get(KEY, tmp_path / "file2")
     assert names(tmp_path) == ["file"]
+
+
+async def test_content_that_comes_between_two_questions_is_fetched(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    async def handle(head: str, reader: Reader, writer: Writer) -> None:
+        asked.append(head.partition(" ")[0])
+        if asked == ["GET"]:
+            writer.write(json(b'{"error":"the content is not present"}', "404 X"))
+        else:
+            writer.write(chunked(CONTENT, promised(N)) if asked[-1] == "GET" else PRESENT)
+
+    async with server(handle) as url, Client(url) as client:
+        await client.get(KEY, tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == CONTENT
+    assert asked == ["GET", "POST", "GET"]
+
+
+PAGE = b"<html>\n<head><TITLE>404 Not&nbsp;Found</TITLE></head><body><p>nginx</p></body></html>"
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (
+            b'{"error":"no repository \'u\' is served here"}',
+            "404: no repository 'u' is served here",
+        ),
+        (PAGE, "404: 404 Not Found"),
+        (b"<p>", "404"),
+        (b"", "404"),
+    ],
+)
+async def test_404_to_everything_is_a_wrong_address(tmp_path: Path, body: bytes, says: str) -> None:
+    path = write(tmp_path / "file", CONTENT)
+    async with server(answers(json(body, "404 X"), present=json(body, "404 X"))) as url:
+        for transport in ("longpoll", "websocket"):
+            async with Client(url, transport=transport) as client:
+                for work in (
+                    client.timestamp(),
+                    client.remove_before(KEY, 5),
+                    client.put(KEY, None, data_present=True),
+                    client.check_present(KEY),
+                    client.remove(KEY),
+                    client.get(KEY, tmp_path / "new"),
+                    client.put(KEY, path),
+                    client.lock(KEY).__aenter__(),
+                ):
+                    with pytest.raises(ServerUnreachable) as raised:
+                        await work
+                    said = str(raised.value)
+                    assert said.endswith(f" with {says}; check the address and the UUID"), said
+
+
+@pytest.mark.parametrize("speaks", [0, 1, 2])
+async def test_an_old_server_is_told_from_a_wrong_address(speaks: int) -> None:
+    asked: list[str] = []
+
+    async def handle(head: str, reader: Reader, writer: Writer) -> None:
+        asked.append(head)
+        there = f"/v{speaks}/checkpresent?" in head
+        writer.write(ABSENT if there else json(b"", "404 X"))
+
+    async with server(handle) as url, Client(url) as client:
+        with pytest.raises(
+            NotSupported, match=f"speaks version {speaks} .*; gettimestamp came with version 3"
+        ):
+            await client.timestamp()
+        asked.clear()
+        with pytest.raises(NotSupported, match="remove-before came with version 3"):
+            await client.remove_before(KEY, 5)
+        with pytest.raises(NotSupported, match="data-present came with version 4"):
+            await client.put(KEY, None, data_present=True)
+        assert not asked, "what is known was asked again"
+
+
+async def test_a_server_without_a_clock_is_not_taken_for_an_old_one() -> None:
+    async def handle(head: str, reader: Reader, writer: Writer) -> None:
+        writer.write(json(b"", "404 X") if "/gettimestamp" in head else ABSENT)
+
+    async with server(handle) as url, Client(url) as client:
+        with pytest.raises(ProtocolViolation, match=r"version 4 .* does not serve gettimestamp"):
+            await client.timestamp()
 
 
 async def test_bad_version_is_as_good_as_404() -> None:
@@ -301,6 +384,27 @@ async def test_what_a_server_says_to_a_put(
             await client.put(KEY, path)
     if isinstance(raised.value, PutRefused) and raised.value.reason:
         assert raised.value.plus_uuids == ("foo",)
+
+
+@pytest.mark.parametrize(
+    ("put", "doubted"),
+    [
+        (json(b'{"stored":false}'), True),
+        (json(b'{"error":"not the content"}', "422 X"), True),
+        (json(b'{"stored":false,"reason":"full"}'), False),
+        (json(b'{"error":"another upload of it is under way"}', "409 X"), False),
+        (json(b'{"error":"too much"}', "413 X"), False),
+        (json(b'{"error":"full"}', "507 X"), False),
+    ],
+)
+async def test_an_earlier_attempt_is_only_blamed_where_it_can_be_the_reason(
+    tmp_path: Path, put: bytes, doubted: bool
+) -> None:
+    path = write(tmp_path / "file", CONTENT)
+    async with server(takes(put, offset=b'{"offset":5}')) as url, Client(url) as client:
+        with pytest.raises(PutRefused) as raised:
+            await client.put(KEY, path)
+    assert ("5 bytes of an earlier attempt" in str(raised.value)) == doubted
 
 
 @pytest.mark.parametrize("offset", [b"{}", b'{"offset":-1}', b'{"offset":true}', b'{"offset":1e3}'])
@@ -469,6 +573,36 @@ async def test_what_a_server_says_to_a_removal(
             if isinstance(raised.value, RemovalRefused) and raised.value.reason:
                 assert raised.value.reason == "locked"
                 assert raised.value.plus_uuids == ("x",)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 405, 418, 426, 500, 501, 502, 503])
+@pytest.mark.parametrize("transport", ["longpoll", "websocket"])
+async def test_the_servers_own_words_are_in_every_error(
+    tmp_path: Path, status: int, transport: str
+) -> None:
+    path = write(tmp_path / "file", CONTENT)
+    refusal = json(b'{"error":"so it is"}', f"{status} X")
+
+    async def handle(head: str, reader: Reader, writer: Writer) -> None:
+        if "/put?" in head:
+            await read_body(reader)
+        writer.write(next(offsets) if "/putoffset?" in head else refusal)
+
+    offsets = iter([refusal, json(b'{"offset":0}')])
+
+    async with server(handle) as url, Client(url, transport=transport) as client:
+        for work in (
+            client.check_present(KEY),
+            client.remove(KEY),
+            client.remove_before(KEY, 5),
+            client.timestamp(),
+            client.get(KEY, tmp_path / "new"),
+            client.put(KEY, path),
+            client.put(KEY, path),
+            client.lock(KEY).__aenter__(),
+        ):
+            with pytest.raises(LocklaneError, match=f"{status}: so it is"):
+                await work
 
 
 @pytest.mark.parametrize(

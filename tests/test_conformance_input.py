@@ -234,7 +234,7 @@ async def test_a_client_that_vanishes_during_a_download_is_no_error_in_the_log(
         writer.write(f"GET {path} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
         await reader.readexactly(1000)
         writer.transport.abort()
-        await eventually(lambda: there.server._api._in_progress == 0)
+        await eventually(lambda: there.server._api.in_progress == 0)
         assert (await post(there.url, "checkpresent", key=big.text))[1]["present"]
     assert complaints(caplog) == []
 

@@ -83,7 +83,7 @@ async def test_slow_readers_keep_no_worker_from_others(serve: Serve, big: Key) -
                     assert begin + await connection.reader.readexactly(len(BIG) - 1000) == BIG
 
             tasks = [readers.create_task(read_slowly()) for _ in range(5)]
-            await eventually(lambda: there.server._api._in_progress == 5)
+            await eventually(lambda: there.server._api.in_progress == 5)
             content = BIG[:3_000_000]
             assert (await upload(there, key_of(content), content))[0] == 200
             assert await fetched(there, big) == BIG
@@ -120,7 +120,7 @@ async def test_a_server_that_stops_ends_a_download_that_nobody_reads(
     async with serve() as there, wire(there) as connection:
         connection.head("GET", request("key", big))
         assert (await connection.line()).endswith(" 200 OK")
-        await eventually(lambda: there.server._api._in_progress == 1)
+        await eventually(lambda: there.server._api.in_progress == 1)
     # Leaving the server behind has not waited for the client, which has read nothing.
     assert there.workers.busy == 0
 

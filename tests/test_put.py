@@ -315,6 +315,20 @@ async def test_an_offset_that_is_none_is_400(serve: Serve, wrong: str) -> None:
         assert "parameter offset" in answer["error"]
 
 
+async def test_what_came_of_content_that_nobody_can_verify_is_not_gone_on_with(
+    serve: Serve,
+) -> None:
+    """The next upload may be of another file."""
+    key = Key.parse("WORM-s10-m1--a file")
+    async with serve() as there:
+        assert (await upload(there, key, b"AAAAAA", promised=10))[0] == 422
+        assert await offset(there, key) == 0
+        assert not partial_path(there.store, key).exists()
+        assert (await upload(there, key, b"BBBB", offset=6))[0] == 409
+        await nothing_stored(there, key)
+        assert (await upload(there, key, b"B" * 10))[0] == 200
+
+
 # -- data-present ----------------------------------------------------------------------------------
 
 

@@ -140,7 +140,7 @@ async def test_what_came_of_a_client_that_vanished_is_kept_and_can_be_resumed(
             await eventually(lambda: _length(partial_path(there.store, key)) >= 2**20)
             if how == "reset":
                 connection.vanish()
-        await eventually(lambda: there.server._api._in_progress == 0)
+        await eventually(lambda: there.server._api.in_progress == 0)
         begin = await offset(there, key)
         assert 2**20 <= begin < size
         assert await fetched(there, key) is None
@@ -160,7 +160,7 @@ async def test_a_client_that_vanished_before_a_byte_leaves_no_empty_file(serve: 
             connection.vanish()
         await eventually(lambda: not partial_path(there.store, KEY).exists())
         # And the key can be stored by somebody else.
-        await eventually(lambda: there.server._api._in_progress == 0)
+        await eventually(lambda: there.server._api.in_progress == 0)
         assert (await upload(there, KEY, CONTENT))[0] == 200
 
 

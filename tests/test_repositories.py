@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import threading
 from collections.abc import AsyncIterator
@@ -43,7 +44,6 @@ class Watched(AnnexDiscovery):
 def top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory for repositories, in which is looked only when somebody asks for one."""
     monkeypatch.setattr(repositories, "LOOK_SECONDS", 3600.0)
-    monkeypatch.setattr(repositories, "LOOK_AGAIN_SECONDS", 0.0)
     top = tmp_path / "top"
     top.mkdir()
     return top
@@ -97,7 +97,7 @@ async def test_of_two_with_one_uuid_the_first_stays_and_the_log_says_so(
     found = Watched(top)
     async with serving(found) as server:
         [served] = server.repositories
-        assert "another repository of that UUID is served" in caplog.text
+        assert "there are two repositories of that UUID" in caplog.text
         assert f"{top / 'b'} is not" in caplog.text
         status, answer = await post(url_of(server, SOMEBODY), "remove", key=KEY.text)
         assert (status, answer["removed"]) == (200, True)
@@ -132,22 +132,59 @@ async def test_a_holder_is_told_when_its_repository_is_gone(
             await hold_until_it_is_gone(client, server, top)
 
 
-async def test_who_asks_for_what_is_not_there_has_the_disk_looked_at_only_now_and_then(
-    annex_template: Path, top: Path, monkeypatch: pytest.MonkeyPatch
+async def test_many_who_ask_for_what_is_not_there_share_the_looks(
+    annex_template: Path, top: Path
 ) -> None:
+    """Whoever asks while it is looked waits for the next look, and all who wait for the same."""
     add(annex_template, top / "one", SOMEBODY)
     found = Watched(top)
     async with serving(found) as server:
         assert found.looks == 1
-        monkeypatch.setattr(repositories, "LOOK_AGAIN_SECONDS", 3600.0)
-        for number in range(20):
-            assert not await is_served(server, f"{number}{SOMEBODY[2:]}")
-        assert found.looks == 1
+        found.may_look.clear()
+        first = asyncio.create_task(is_served(server, f"0{SOMEBODY[1:]}"))
+        await eventually(lambda: found.looks == 2)
+        asking = [
+            asyncio.create_task(is_served(server, f"{number}{SOMEBODY[2:]}"))
+            for number in range(10, 60)
+        ]
+        await eventually(lambda: server.connections_opened > 50)
         assert await is_served(server, SOMEBODY)
-        monkeypatch.setattr(repositories, "LOOK_AGAIN_SECONDS", 0.0)
-        for number in range(3):
-            assert not await is_served(server, f"{number}{SOMEBODY[2:]}")
-        assert found.looks == 4
+        found.may_look.set()
+        assert not any(await asyncio.gather(first, *asking))
+        assert found.looks <= 4
+
+
+async def test_another_repository_in_the_place_of_one_is_not_taken_for_it(
+    annex_template: Path, top: Path
+) -> None:
+    """Neither before it is looked again nor after."""
+    other = f"22{SOMEBODY[2:]}"
+    add(annex_template, top / "one", SOMEBODY)
+    add(annex_template, top / "two", other)
+    async with serving(Watched(top)) as server:
+        assert await is_served(server, SOMEBODY)
+        assert await is_served(server, other)
+        (top / "one").rename(top.parent / "away")
+        (top / "two").rename(top / "one")
+        assert not await is_served(server, SOMEBODY)
+        assert await is_served(server, other)
+
+
+async def test_a_directory_that_cannot_be_listed_takes_no_repository_away(
+    annex_template: Path, top: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too many open files, or a disk in trouble: nobody may conclude that it is gone."""
+    add(annex_template, top / "one", SOMEBODY)
+    async with serving(Watched(top)) as server:
+
+        def fails(path: object) -> None:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        with monkeypatch.context() as context:
+            context.setattr("locklane_server.repository.annex.discovery.os.scandir", fails)
+            await server.repositories.look()
+            assert server.repositories.get(SOMEBODY) is not None
+        assert await is_served(server, SOMEBODY)
 
 
 async def test_who_asks_while_it_is_looked_waits_for_that_and_others_do_not(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from locklane_server.repository.annex import spares as module
-from locklane_server.repository.annex.spares import MOST, Spares
+from locklane_server.repository.annex.spares import MOST, Spares, clear_up
 
 
 @pytest.fixture(params=["renameat2", "link"])
@@ -23,6 +23,12 @@ def spares(
     return Spares(str(tmp_path / "own"), 0o666)
 
 
+def names(tmp_path: Path) -> list[str]:
+    """Of the spare files."""
+    found = (path.name for path in (tmp_path / "own").iterdir())
+    return [name for name in found if not name.endswith(".alive")]
+
+
 def test_a_file_goes_round(spares: Spares, tmp_path: Path) -> None:
     """The same inode serves two lock files, one after the other."""
     one, other = tmp_path / "one.lck", tmp_path / "other.lck"
@@ -33,7 +39,7 @@ def test_a_file_goes_round(spares: Spares, tmp_path: Path) -> None:
     descriptor = spares.open(str(other))
     assert os.fstat(descriptor).st_ino == other.stat().st_ino == inode
     os.close(descriptor)
-    assert list((tmp_path / "own").iterdir()) == []
+    assert names(tmp_path) == []
 
 
 def test_a_lock_file_that_is_there_is_opened_and_never_replaced(
@@ -48,7 +54,7 @@ def test_a_lock_file_that_is_there_is_opened_and_never_replaced(
     descriptor = spares.open(str(path))
     assert os.fstat(descriptor).st_ino == path.stat().st_ino == inode
     os.close(descriptor)
-    assert len(list((tmp_path / "own").iterdir())) == 1, "the spare file is still there"
+    assert len(names(tmp_path)) == 1, "the spare file is still there"
 
 
 def test_what_is_not_given_back_is_not_used_again(spares: Spares, tmp_path: Path) -> None:
@@ -77,8 +83,8 @@ def test_no_more_than_some_are_kept_and_none_at_the_end(spares: Spares, tmp_path
         os.close(spares.open(str(tmp_path / str(number))))
     for number in range(MOST + 20):
         spares.give(spares.remove(str(tmp_path / str(number))))
-    assert len(list((tmp_path / "own").iterdir())) == MOST
-    spares.clear()
+    assert len(names(tmp_path)) == MOST
+    spares.close()
     assert list((tmp_path / "own").iterdir()) == []
 
 
@@ -93,4 +99,18 @@ def test_a_directory_that_is_not_there_is_said(spares: Spares, tmp_path: Path) -
     spares.give(spares.remove(str(tmp_path / "a")))
     with pytest.raises(FileNotFoundError):
         spares.open(str(tmp_path / "no" / "b"))
-    assert len(list((tmp_path / "own").iterdir())) == 1
+    assert len(names(tmp_path)) == 1
+
+
+def test_files_of_who_was_killed_are_deleted_and_of_who_lives_are_not(tmp_path: Path) -> None:
+    """The lock says who lives; a process's id may mean another one in another container."""
+    living = Spares(str(tmp_path), 0o666)
+    os.close(living.open(str(tmp_path / "a.lck")))
+    living.give(living.remove(str(tmp_path / "a.lck")))
+    (tmp_path / "1-abcd.alive").touch()
+    (tmp_path / "1-abcd.0").touch()
+    (tmp_path / "1-abcdef.7").touch()
+    there = {path.name for path in tmp_path.iterdir()}
+    clear_up(str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == there - {"1-abcd.alive", "1-abcd.0"}
+    living.close()

@@ -12,12 +12,14 @@ import click
 
 from locklane_client.client import Client
 from locklane_client.commands import (
+    KEY,
     errors_as_sentences,
     make_client,
     on_interrupt,
     server_options,
 )
 from locklane_client.errors import LockRefused
+from locklane_client.key import Key
 from locklane_client.loop import run, use_all_descriptors
 from locklane_client.transports import TRANSPORTS
 
@@ -38,22 +40,35 @@ class _Commands(click.Group):
             return None
         try:
             command: click.Command = found.load()
-        except ModuleNotFoundError as missing:
-            return _unavailable(cmd_name, missing)
+        except ImportError as error:
+            if not isinstance(error, ModuleNotFoundError) and not _is_ours(error):
+                raise
+            return _unavailable(cmd_name, error)
         return command
 
 
-def _unavailable(name: str, missing: ModuleNotFoundError) -> click.Command:
+def _is_ours(missing: ImportError) -> bool:
+    """Whether a module of Locklane itself is missing, which no other package can bring."""
+    return (missing.name or "").startswith("locklane_")
+
+
+def _unavailable(name: str, missing: ImportError) -> click.Command:
+    if _is_ours(missing):
+        short = "this installation is damaged: install Locklane again"
+        sentence = f"{short} ({missing})"
+    else:
+        advice = "pip install 'locklane[bench]'"
+        short = f"needs {missing.name}: {advice}"
+        sentence = f"'locklane {name}' needs the package {missing.name}: {advice}"
+
     @click.command(
         name,
-        help=f"(needs {missing.name}: pip install 'locklane[bench]')",
+        help=f"({short})",
         context_settings={"ignore_unknown_options": True, "help_option_names": []},
     )
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
     def command(arguments: tuple[str, ...]) -> None:
-        raise click.ClickException(
-            f"'locklane {name}' needs the package {missing.name}: pip install 'locklane[bench]'"
-        )
+        raise click.ClickException(sentence)
 
     return command
 
@@ -79,7 +94,7 @@ Examples:
 """,
 )
 @server_options
-@click.argument("keys", nargs=-1, required=True, metavar="KEY...")
+@click.argument("keys", nargs=-1, required=True, type=KEY, metavar="KEY...")
 @click.option(
     "--transport",
     type=click.Choice(list(TRANSPORTS)),
@@ -87,7 +102,7 @@ Examples:
     show_default=True,
     help="How the locks travel.",
 )
-def lock(url: str, keys: tuple[str, ...], transport: str, uuid: str | None, timeout: float) -> None:
+def lock(url: str, keys: tuple[Key, ...], transport: str, uuid: str | None, timeout: float) -> None:
     """Hold locks on KEYs in the repository at URL until interrupted.
 
     While it runs, the server does not let the content of these keys be removed. It prints a line
@@ -100,7 +115,7 @@ def lock(url: str, keys: tuple[str, ...], transport: str, uuid: str | None, time
         run(_hold(client, tuple(dict.fromkeys(keys))))
 
 
-async def _hold(client: Client, keys: tuple[str, ...]) -> None:
+async def _hold(client: Client, keys: tuple[Key, ...]) -> None:
     interrupted = asyncio.Event()
     everything = anyio.CancelScope()
     acquiring = True

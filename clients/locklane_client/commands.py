@@ -12,8 +12,27 @@ import click
 
 from locklane_client.client import Client
 from locklane_client.errors import LocklaneError, LockLost
+from locklane_client.key import Key
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _KeyType(click.ParamType[Key]):
+    name = "key"
+
+    def convert(
+        self, value: str | Key, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Key:
+        if isinstance(value, Key):
+            return value
+        try:
+            return Key.parse(value)
+        except ValueError as error:
+            self.fail(f"{error}. 'git annex lookupkey FILE' prints that of a file.", param, ctx)
+
+
+KEY = _KeyType()
+"""Type of an argument that is a key."""
 
 
 def server_options(command: F) -> F:

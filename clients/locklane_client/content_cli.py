@@ -3,58 +3,37 @@ request of the API that is not about locks."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 import anyio
 import click
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
 from locklane_client.client import Client
 from locklane_client.commands import (
+    KEY,
     errors_as_sentences,
     make_client,
     on_interrupt,
     server_options,
 )
-from locklane_client.errors import LocklaneError, RemovalRefused, ServerFailed, TransferIncomplete
+from locklane_client.display import Display
+from locklane_client.errors import (
+    LocklaneError,
+    RemovalRefused,
+    ServerFailed,
+    ServerUnreachable,
+    TransferIncomplete,
+)
 from locklane_client.files import PART
 from locklane_client.key import Key
 from locklane_client.loop import run
-
-BAR_AFTER_SECONDS = 2.0
-"""A shorter transfer shows no bar."""
 
 
 class _Interrupted(LocklaneError):
     pass
 
-
-class _KeyType(click.ParamType[Key]):
-    name = "key"
-
-    def convert(
-        self, value: str | Key, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Key:
-        if isinstance(value, Key):
-            return value
-        try:
-            return Key.parse(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-_KEY = _KeyType()
 
 _stall_option = click.option(
     "--stall-timeout",
@@ -82,7 +61,7 @@ Examples:
 """,
 )
 @server_options
-@click.argument("key", type=_KEY)
+@click.argument("key", type=KEY)
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @_associated_option
 @_stall_option
@@ -102,20 +81,22 @@ def get(
     """
     client = make_client(url, uuid, timeout, stall_timeout=stall_timeout)
     destination = file if file is not None else Path(key.file_name)
+    part = Path(f"{destination}{PART}")
 
     async def download() -> None:
-        with _bar("downloading") as progress:
+        before = "preparing" if part.exists() else "waiting for the server"
+        with Display(before, "downloading", "verifying") as display:
             got = await client.get(
-                key, destination, progress=progress, associated_file=associated_file
+                key, destination, progress=display.progress, associated_file=associated_file
             )
+        display.conclude(f"fetched {key}", got.size)
         if not got.verified:
             what = "only the size" if key.size is not None else "nothing"
             click.echo(f"note: there was {what} to verify it by", err=True)
 
     def kept() -> str:
-        part = destination.with_name(destination.name + PART)
         if not part.exists():
-            return "nothing was kept"
+            return "nothing was kept; run it again"
         return f"{part} has what came; the same command goes on from there"
 
     try:
@@ -124,6 +105,9 @@ def get(
         raise click.ClickException(f"interrupted; {kept()}") from None
     except TransferIncomplete as error:
         raise click.ClickException(f"{error}; {kept()}") from error
+    except ServerUnreachable as error:
+        # Nothing came this time, but before that something may have.
+        raise click.ClickException(f"{error}; {kept()}" if part.exists() else str(error)) from error
 
 
 @click.command(
@@ -136,7 +120,7 @@ Examples:
 """,
 )
 @server_options
-@click.argument("key", type=_KEY)
+@click.argument("key", type=KEY)
 @click.argument("file", type=click.Path(path_type=Path))
 @_associated_option
 @_stall_option
@@ -156,18 +140,25 @@ def put(
     """
     client = make_client(url, uuid, timeout, stall_timeout=stall_timeout)
 
+    display = Display("waiting for the server", "uploading", "waiting for the server")
+
     async def upload() -> None:
-        with _bar("uploading") as progress:
-            stored = await client.put(key, file, progress=progress, associated_file=associated_file)
+        with display:
+            stored = await client.put(
+                key, file, progress=display.progress, associated_file=associated_file
+            )
         if stored.already:
             click.echo(f"the server has {key} already", err=True)
+        else:
+            display.conclude(f"stored {key}", display.size)
 
+    kept = "the same command goes on from what the server has kept"
     try:
         _run(client, upload())
     except _Interrupted:
-        raise click.ClickException(
-            "interrupted; the same command goes on from what the server has kept"
-        ) from None
+        raise click.ClickException(f"interrupted; {kept}") from None
+    except ServerUnreachable as error:
+        raise click.ClickException(f"{error}; {kept}" if display.moved else str(error)) from error
 
 
 @click.command(
@@ -181,7 +172,7 @@ Examples:
 """,
 )
 @server_options
-@click.argument("keys", nargs=-1, required=True, type=_KEY, metavar="KEY...")
+@click.argument("keys", nargs=-1, required=True, type=KEY, metavar="KEY...")
 def checkpresent(url: str, keys: tuple[Key, ...], uuid: str | None, timeout: float) -> None:
     """Ask the repository at URL whether it has the content of KEYs.
 
@@ -211,7 +202,7 @@ Examples:
 """,
 )
 @server_options
-@click.argument("keys", nargs=-1, required=True, type=_KEY, metavar="KEY...")
+@click.argument("keys", nargs=-1, required=True, type=KEY, metavar="KEY...")
 @click.option(
     "--before",
     type=click.IntRange(0),
@@ -272,13 +263,16 @@ def _plain_run(client: Client, work: Coroutine[Any, Any, Any]) -> Any:
         return _run(client, work)
     except _Interrupted:
         raise click.ClickException("interrupted") from None
+    except ServerUnreachable as error:
+        raise click.ClickException(str(error)) from error
 
 
 def _run(client: Client, work: Coroutine[Any, Any, Any]) -> Any:
     """Do something with the client, and close it.
 
     :raises _Interrupted: ctrl-C or SIGTERM ended it.
-    :raises TransferIncomplete: as it comes; every other error is a sentence for click.
+    :raises TransferIncomplete, ServerUnreachable: as they come; every other error is a sentence for
+        click.
     """
 
     async def interruptible() -> Any:
@@ -290,39 +284,8 @@ def _run(client: Client, work: Coroutine[Any, Any, Any]) -> Any:
 
     try:
         return run(interruptible())
-    except (_Interrupted, TransferIncomplete):
+    except (_Interrupted, TransferIncomplete, ServerUnreachable):
         raise
     except Exception:
         with errors_as_sentences():
             raise
-
-
-@contextmanager
-def _bar(what: str) -> Iterator[Any]:
-    """A progress bar, as a callback for the client."""
-    console = Console(stderr=True)
-    shown: list[Any] = []
-    begin = time.monotonic()
-    bar = Progress(
-        "{task.description}",
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
-
-    def progress(done: int, total: int | None) -> None:
-        if not shown:
-            if not console.is_terminal or time.monotonic() - begin < BAR_AFTER_SECONDS:
-                return
-            bar.start()
-            shown.append(bar.add_task(what, completed=done, total=total))
-        bar.update(shown[0], completed=done, total=total)
-
-    try:
-        yield progress
-    finally:
-        if shown:
-            bar.stop()

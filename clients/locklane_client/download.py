@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +13,7 @@ import anyio
 
 from .backends import Verifier, verifier
 from .errors import (
+    LocalFileError,
     LocklaneError,
     NotPresent,
     ProtocolViolation,
@@ -74,7 +77,8 @@ async def download(
             keep = False
             raise
         keep = True  # it is whole, whatever may be in the way of its name
-        await in_thread(part.finish)
+        with getting.saying_what_is_kept(keep):
+            await in_thread(part.finish)
         return Got(part.size, getting.verifier is not None, getting.resumed_from)
     except _WrongLength:
         keep = False
@@ -114,6 +118,7 @@ class _Download:
     async def fetch(self, verify: bool, associated_file: str | None) -> None:
         """Download what is missing."""
         began = self.part.size
+        asked_again = False
         while True:
             version = self.session.version
             try:
@@ -122,9 +127,11 @@ class _Download:
                 # What is not found? The other requests answer 404 for another reason.
                 await self._confirm_present()
                 if self.session.version == version:
-                    raise ProtocolViolation(
-                        f"{error}, and yet that the content is present"
-                    ) from error
+                    if asked_again:
+                        raise ProtocolViolation(
+                            f"{error}, and yet that the content is present"
+                        ) from error
+                    asked_again = True  # it may have come in between
                 continue
             except ServerUnreachable as error:
                 if self.part.size == began:
@@ -169,13 +176,15 @@ class _Download:
                 # server that does not know of offsets, the next attempt will not meet it again.
                 raise _WrongLength(
                     f"{session.address} has {total} bytes under this key, whose content has {size}"
+                    + ("; nothing was kept of an earlier attempt; run it again" * bool(part.size))
                 )
             if self.progress is not None:
                 self.progress(part.size, total)
             while data := await session.block(response):
                 if total is not None and part.size + len(data) > total:
                     raise _WrongLength(f"{session.address} sent more than {total} bytes")
-                await in_thread(partial(part.write, data, self.verifier))
+                with self.saying_what_is_kept(self.verifier is not None):
+                    await in_thread(partial(part.write, data, self.verifier))
                 if self.progress is not None:
                     self.progress(part.size, total)
         return part.size == (total if size is None else size) or total is None
@@ -202,7 +211,21 @@ class _Download:
             raise WrongContent(
                 f"what came is not the content of {key}: it {why}; nothing was kept"
                 + (", nor of what an earlier attempt had left" if self.resumed_from else "")
+                + "; run it again"
             )
+
+    @contextmanager
+    def saying_what_is_kept(self, keep: bool) -> Iterator[None]:
+        """Adds to the error of a disk what becomes of the part."""
+        try:
+            yield
+        except LocalFileError as error:
+            if error.__cause__ is None:  # not of the disk: a file is in the way
+                raise
+            kept = "nothing was kept"
+            if keep and self.part.size:
+                kept = f"{self.part.path} is kept, and the next attempt goes on from there"
+            raise LocalFileError(f"{error}; {kept}") from error.__cause__
 
     def _incomplete(self, why: str) -> TransferIncomplete:
         return TransferIncomplete(why, self.part.size)

@@ -14,6 +14,9 @@ from .wire import Outcome, parse_outcome, parse_present, parse_timestamp
 
 T = TypeVar("T")
 
+_ANY_KEY = Key.parse("WORM-s0--any")
+"""To ask for when the answer does not matter."""
+
 
 @dataclass(frozen=True, slots=True)
 class Removed:
@@ -48,7 +51,7 @@ async def remove_before(session: Session, key: Key, timestamp: int) -> Removed:
     """See :meth:`locklane_client.Client.remove_before`."""
 
     async def ask(version: int) -> bytes:
-        need(session, "remove-before", version, 3)
+        await need(session, "remove-before", version, 3)
         return await session.post(
             "remove-before",
             version,
@@ -64,7 +67,7 @@ async def timestamp(session: Session) -> int:
     """See :meth:`locklane_client.Client.timestamp`."""
 
     async def ask(version: int) -> int:
-        need(session, "gettimestamp", version, 3)
+        await need(session, "gettimestamp", version, 3)
         body = await session.post("gettimestamp", version, wait=session.answer_timeout)
         return read("gettimestamp", parse_timestamp, body)
 
@@ -82,15 +85,29 @@ def read(request: str, parse: Callable[[bytes], T], body: bytes) -> T:
         raise ProtocolViolation(f"the answer to {request} cannot be read: {error}") from error
 
 
-def need(session: Session, request: str, version: int, first: int) -> None:
+async def need(session: Session, request: str, version: int, first: int) -> None:
+    """For a request that came with a later version of the protocol than the first.
+
+    :param version: the one to be asked in; those from ``first`` on answered 404 if it is lower.
+    :raises NotSupported: the server speaks no version of the protocol that has the request.
+    :raises ServerUnreachable: it speaks none at all for this repository.
+    :raises ProtocolViolation: it speaks one that has it, and yet does not serve it.
     """
-    :raises NotSupported: a version of the protocol has no such request yet.
-    """
-    if version < first:
-        raise NotSupported(
-            f"{session.address} speaks version {version} of the protocol; {request} came with "
-            f"version {first}"
+    if version >= first:
+        return
+    if session.version >= first:
+        # 404 to all that was asked so far. A request that every version has tells what that means,
+        # and sets the version.
+        await check_present(session, _ANY_KEY)
+    if session.version >= first:
+        raise ProtocolViolation(
+            f"{session.address} speaks version {session.version} of the protocol, and yet does not "
+            f"serve {request}"
         )
+    raise NotSupported(
+        f"{session.address} speaks version {session.version} of the protocol; {request} came with "
+        f"version {first}"
+    )
 
 
 def _removed(session: Session, key: Key, request: str, body: bytes) -> Removed:

@@ -4,7 +4,9 @@ the version of the protocol that server speaks, and what was counted."""
 from __future__ import annotations
 
 import asyncio
+import html
 import json
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
@@ -46,6 +48,8 @@ FAREWELL_SECONDS = 2.0
 else waits for."""
 
 _NO_HEADERS: Mapping[str, str] = {}
+
+_TITLE = re.compile(r"<title>([^<]*)</title>", re.IGNORECASE)
 
 
 @dataclass(slots=True)
@@ -307,9 +311,7 @@ class Session:
             else:
                 self.version = min(self.version, version)
                 return done
-        raise ServerUnreachable(
-            f"{refused}; no version of the API is served there for this repository"
-        ) from refused
+        raise ServerUnreachable(f"{refused}; check the address and the UUID") from refused
 
     def in_background(self, work: Coroutine[Any, Any, None]) -> None:
         """Let work go on that nobody has to wait for, until :meth:`aclose` at the latest."""
@@ -342,6 +344,9 @@ def is_of_another_version(status: int, body: bytes | bytearray) -> bool:
 def sentence(body: bytes | bytearray) -> str:
     """What an error answer says to a person, on one line and not too long."""
     text = body.decode("utf-8", "replace")
+    if text.lstrip()[:1] == "<":  # a page, of some other server
+        title = _TITLE.search(text)
+        text = html.unescape(title[1]) if title else ""
     try:
         answer = json.loads(text)
         if isinstance(answer, dict) and isinstance(answer.get("error"), str):

@@ -75,7 +75,7 @@ async def announce(session: Session, key: Key, *, associated_file: str | None) -
     """See :meth:`locklane_client.Client.put`."""
 
     async def ask(version: int) -> Outcome:
-        need(session, "put with data-present", version, 4)
+        await need(session, "put with data-present", version, 4)
         body = await session.post(
             "put",
             version,
@@ -101,6 +101,8 @@ class _Upload:
     source: Source
     progress: Progress | None
     associated_file: str | None
+    _doubted: bool = False
+    """The server found that the content was wrong, or did not say why it stored nothing."""
 
     async def attempt(self, version: int) -> Stored:
         """Upload with one version of the protocol."""
@@ -114,7 +116,7 @@ class _Upload:
             if outcome.done:
                 return Stored(False, outcome.plus_uuids, offset)
             if offset <= size:
-                raise _refused(self.session, self.key, outcome, offset)
+                raise _refused(self.session, self.key, outcome, offset if self._doubted else 0)
             # What the server has is longer than the content, so that nothing could be added to
             # it. Having looked at it, it has thrown it away; if not, no attempt will ever succeed.
         raise ProtocolViolation(
@@ -164,8 +166,10 @@ class _Upload:
             raise body.error
         if response.status == 200:
             outcome = read("put", _parse_stored, text)
+            self._doubted = not outcome.reason
         elif response.status in _NOT_STORED:
             outcome = Outcome(False, reason=sentence(text))
+            self._doubted = response.status == 422
         else:
             raise session.refusal("put", response.status, text)
         if body.changed and not outcome.done:
@@ -241,6 +245,9 @@ def _parse_stored(body: bytes) -> Outcome:
 
 
 def _refused(session: Session, key: Key, outcome: Outcome, offset: int = 0) -> PutRefused:
+    """
+    :param offset: bytes of an earlier attempt that may be why.
+    """
     message = f"{session.address} did not store {key}"
     if outcome.reason:
         message += f": {outcome.reason}"

@@ -20,6 +20,7 @@ from locklane_server.repository import (
     NoSpace,
     NotAccepted,
     RepositoryError,
+    RepositoryGone,
     TransferInProgress,
 )
 from locklane_server.request import ApiError, ApiRequest, Handler, Requests
@@ -53,24 +54,25 @@ class Api:
         self._methods: dict[str, list[str]] = {}
         for method, name in self._handlers:
             self._methods.setdefault(name, []).append(method)
-        self._in_progress = 0
+        self.in_progress = 0
+        """Requests that are being answered."""
         self._idle = asyncio.Event()
         self._stopping = False
 
     async def stop(self) -> None:
         """Refuse new requests; returns when those in progress are answered."""
         self._stopping = True
-        if self._in_progress:
+        if self.in_progress:
             await self._idle.wait()
 
     async def __call__(self, http: web.BaseRequest) -> web.StreamResponse:
         """Answer a request; nothing that a client sends gets an exception out of here."""
-        self._in_progress += 1
+        self.in_progress += 1
         try:
             return await self._answer(http)
         finally:
-            self._in_progress -= 1
-            if self._stopping and not self._in_progress:
+            self.in_progress -= 1
+            if self._stopping and not self.in_progress:
                 self._idle.set()
 
     async def _answer(self, http: web.BaseRequest) -> web.StreamResponse:
@@ -90,10 +92,20 @@ class Api:
         except web.RequestPayloadError as error:
             return ApiError(400, f"the body cannot be read: {error}").response()
         except RepositoryError as error:
-            status = _STATUS.get(type(error), 500)
-            if status >= 500:
-                _log.error("%s %s: %s", http.method, http.rel_url.raw_path, error)
-            return ApiError(status, str(error)).response()
+            return await self._failed(http, error)
+
+    async def _failed(self, http: web.BaseRequest, error: RepositoryError) -> web.Response:
+        """What a repository could not do; of one that is not served any more, 404."""
+        if isinstance(error, RepositoryGone) and await self._repositories.look_again():
+            uuid = _parse_path(http).uuid
+            if self._repositories.get(uuid) is None:
+                return ApiError(404, f"no repository {uuid!a} is served here").response()
+        status = _STATUS.get(type(error), 500)
+        if status >= 500:
+            cause = error.__cause__
+            where = f" ({cause.filename})" if isinstance(cause, OSError) and cause.filename else ""
+            _log.error("%s %s: %s%s", http.method, http.rel_url.raw_path, error, where)
+        return ApiError(status, str(error)).response()
 
     def _understand(
         self, http: web.BaseRequest, path: wire.ApiPath, served: ServedRepository

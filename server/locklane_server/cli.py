@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 import sys
+import uuid
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -35,6 +37,17 @@ def _address(_: click.Context, __: click.Parameter, value: str | None) -> tuple[
         return split_host_port(value)
     except ValueError as error:
         raise click.BadParameter("write HOST:PORT, for example 127.0.0.1:9418") from error
+
+
+def _uuid(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    if value is None:
+        return None
+    try:
+        return str(uuid.UUID(value))
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{value!r} is none; for a git-annex special remote, 'git annex info NAME' tells it"
+        ) from error
 
 
 @click.command(
@@ -73,6 +86,9 @@ Examples:
 )
 @click.option(
     "--uuid",
+    "store_uuid",
+    callback=_uuid,
+    metavar="UUID",
     help="UUID of a store that has not been served before. For the directory of a special remote "
     "it has to be that remote's. [default: a random one, if the store is empty]",
 )
@@ -122,7 +138,7 @@ Examples:
 def serve(
     directories: tuple[Path, ...],
     store: Path | None,
-    uuid: str | None,
+    store_uuid: str | None,
     wideopen: bool,
     transports: list[str],
     bind: str,
@@ -145,36 +161,39 @@ def serve(
         )
     if store is not None and directories:
         raise click.UsageError("--store and --directory do not go together; start two servers")
-    if uuid is not None and store is None:
+    if store_uuid is not None and store is None:
         raise click.UsageError("--uuid is for --store; a git-annex repository has one")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     use_all_descriptors()
     workers = Workers(jobs)
     repositories = []
     discovery = None
-    # A key that is locked takes one in a git-annex repository, and so does a connection that holds.
-    half = descriptors.spare() // 2
-    for_locks = descriptors.Descriptors(half)
+    # Of a git-annex repository each locked key takes one, and each connection up to three.
+    quarter = max(1, descriptors.spare() // 4)
+    for_locks = descriptors.Descriptors(quarter)
     try:
         if directories:
             discovery = AnnexDiscovery(
                 directories, workers, descriptors=for_locks, limit=lockedfiles
             )
         elif store is not None:
-            opened = DirectoryRepository.open(store, workers, uuid=uuid)
+            opened = DirectoryRepository.open(store, workers, uuid=store_uuid)
             repositories.append(ServedRepository(opened, limit=lockedfiles))
         else:
             here = AnnexRepository.open(Path.cwd(), workers, descriptors=for_locks)
             repositories.append(ServedRepository(here, limit=lockedfiles))
     except RepositoryError as error:
-        raise click.ClickException(str(error)) from error
+        elsewhere = ""
+        if "not a git repository" in str(error):
+            elsewhere = "; go into one, or name others with --directory, or a store with --store"
+        raise click.ClickException(f"{error}{elsewhere}") from error
     server = Server(
         repositories,
         discovery=discovery,
         transports=transports,
         host=bind,
         port=port,
-        connections=half if store is None else None,
+        connections=quarter if store is None else None,
     )
     try:
         run(_serve(server, metrics_address))
@@ -198,10 +217,17 @@ async def _serve(server: Server, metrics_address: tuple[str, int] | None) -> Non
             runner = metrics.runner(server)
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
-            await web.TCPSite(runner, *metrics_address).start()
+            try:
+                await web.TCPSite(runner, *metrics_address).start()
+            except OSError as error:
+                raise click.ClickException(
+                    f"cannot serve metrics on {join_host_port(*metrics_address)}: "
+                    f"{error.strerror or error}; choose another address with --metrics"
+                ) from error
             host, port = runner.addresses[0][:2]
             click.echo(f"metrics at http://{join_host_port(host, port)}/metrics")
-        base = f"annex+http://{join_host_port(server.host, server.port)}/git-annex/"
+        host = socket.gethostname() if server.host in ("0.0.0.0", "::") else server.host
+        base = f"annex+http://{join_host_port(host, server.port)}/git-annex/"
         for served in server.repositories:
             click.echo(f"serving {base}{bracket(served.uuid)}")
         if not len(server.repositories):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
 
 from aiohttp import web
 
@@ -47,6 +48,8 @@ async def _flush(http: web.BaseRequest, transport: asyncio.Transport) -> None:
     """Wait until the loop has nothing more to write, the head of the answer included."""
     writer = http.writer
     writer.send_headers()
+    if transport.is_closing():
+        raise ConnectionResetError("the client is gone")
     low, high = transport.get_write_buffer_limits()
     transport.set_write_buffer_limits(0)
     try:
@@ -56,7 +59,8 @@ async def _flush(http: web.BaseRequest, transport: asyncio.Transport) -> None:
                 raise ConnectionResetError("the client is gone")
             await asyncio.sleep(0)
     finally:
-        transport.set_write_buffer_limits(high, low)
+        with suppress(RuntimeError):  # uvloop's, when it is closed already
+            transport.set_write_buffer_limits(high, low)
 
 
 async def _writable(descriptor: int) -> None:

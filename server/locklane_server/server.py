@@ -173,10 +173,18 @@ class Server:
             await site.stop()  # no new connections
         for served in self.repositories:
             if served.holds:
-                _log.info("%s: %d holds end; their locks stay", served.uuid, served.holds)
+                _log.info(
+                    "%s: holds that end, while their locks stay: %d", served.uuid, served.holds
+                )
             served.end_holds("the server is stopping")
         # Before aiohttp's own clean-up, which stops listening to clients at once: their side of a
         # websocket's closing handshake would never be heard.
+        if self._api.in_progress:
+            _log.info(
+                "requests in progress, waited for up to %g s: %d",
+                GRACE_SECONDS,
+                self._api.in_progress,
+            )
         with anyio.move_on_after(GRACE_SECONDS):
             await self._api.stop()
         await self._close()

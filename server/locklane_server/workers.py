@@ -47,8 +47,8 @@ _Results = list[tuple[Any, BaseException | None]]
 class Workers:
     """See the module. Belongs to one event loop from its first use on.
 
-    :param jobs: how many work at once, 1 or more; and as many again for brief work, which does not
-        wait behind the rest.
+    :param jobs: how many work at once, 1 or more; and as many again for brief work, and for work
+        that waits for other processes, so that none of these waits behind another.
     :raises ValueError: ``jobs`` is less than 1.
     """
 
@@ -60,6 +60,7 @@ class Workers:
         """Callers of :meth:`run` that wait for a worker or have one."""
         self._threads = ThreadPoolExecutor(jobs, "worker")
         self._brief_threads = ThreadPoolExecutor(jobs, "brief")
+        self._patient_threads = ThreadPoolExecutor(jobs, "patient")
         self._waiting: list[_Brief] = []
         self._batches: dict[Future[_Results], float] = {}
         self._timer: asyncio.Handle | None = None
@@ -69,8 +70,16 @@ class Workers:
     async def run(self, work: Callable[..., T], *arguments: Any) -> T:
         """Do it in a worker. If the caller is cancelled, work that has begun is done to its end,
         and only then is the cancellation passed on: nobody else may take the file meanwhile."""
+        return await self._run(self._threads, work, *arguments)
+
+    async def run_patiently(self, work: Callable[..., T], *arguments: Any) -> T:
+        """The same for work that may have to wait for another process: what does not, does not
+        wait behind it."""
+        return await self._run(self._patient_threads, work, *arguments)
+
+    async def _run(self, threads: ThreadPoolExecutor, work: Callable[..., T], *arguments: Any) -> T:
         self.busy += 1
-        job = self._threads.submit(work, *arguments)
+        job = threads.submit(work, *arguments)
         done = asyncio.wrap_future(job)
         try:
             return await asyncio.shield(done)
@@ -136,6 +145,7 @@ class Workers:
         """Wait for what is being done, and end the threads."""
         self._threads.shutdown()
         self._brief_threads.shutdown()
+        self._patient_threads.shutdown()
 
     def _hand_out(self) -> None:
         """Have what waits done, unless a thread will be free for it in a moment."""

@@ -27,7 +27,7 @@ from locklane_client.errors import (
     ProtocolViolation,
     ServerUnreachable,
 )
-from locklane_client.session import MAX_ANSWER, Lost, Session
+from locklane_client.session import MAX_ANSWER, Lost, Session, sentence
 from locklane_client.wire import UNLOCK, LockAnswer
 
 
@@ -85,13 +85,14 @@ class Websocket:
             )
         except InvalidStatus as error:
             session.counts.round_trips += 1
-            status = error.response.status_code
+            status, body = error.response.status_code, error.response.body or b""
             if status in (200, 400, 405, 426, 501):
+                said = sentence(body) if status != 200 else ""
                 raise ProtocolViolation(
-                    f"{address} answered the websocket upgrade with {status}; it may not offer "
-                    "this transport: try longpoll"
+                    f"{address} answered the websocket upgrade with {status}"
+                    f"{': ' + said if said else ''}; it may not offer this transport: try longpoll"
                 ) from error
-            raise session.refusal("lockcontent", status, error.response.body or b"") from error
+            raise session.refusal("lockcontent", status, body) from error
         except TimeoutError as error:
             raise ServerUnreachable(
                 f"no websocket with {address} within {session.connect_timeout:g} s"

@@ -18,6 +18,10 @@ class RepositoryError(Exception):
     """The repository cannot do it; the text is a sentence that a person can act on."""
 
 
+class RepositoryGone(RepositoryError):
+    """There is no repository any more where it was: deleted, moved, or its disk is not mounted."""
+
+
 class TransferInProgress(RepositoryError):
     """Somebody else is storing the content of that key just now."""
 
@@ -31,7 +35,8 @@ class NotAccepted(RepositoryError):
 
 
 class InvalidContent(RepositoryError):
-    """What came is not the content of the key. It has been thrown away."""
+    """What came is not the content of the key, or not all of it. Nothing is stored; what came is
+    kept only if it can still become right."""
 
 
 class NoSpace(RepositoryError):

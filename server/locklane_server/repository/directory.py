@@ -327,5 +327,8 @@ def _uuid(path: Path, wanted: str | None) -> str:
     if not _UUID.fullmatch(known):
         raise RepositoryError(f"{path} does not hold a UUID; write the store's own into it")
     if wanted is not None and wanted != known:
-        raise RepositoryError(f"{path.parent.parent} is repository {known}, not {wanted}")
+        raise RepositoryError(
+            f"{path.parent.parent} is repository {known}, not {wanted}; if it was given a wrong "
+            f"UUID before, delete {path} and give the right one"
+        )
     return known

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from locklane_client import backends
 from locklane_client.backends import Verifier
 from locklane_client.key import Key
 from locklane_server.repository import BadOffset, InvalidContent, RepositoryError
@@ -42,6 +43,8 @@ def partial_size(path: str | os.PathLike[str], key: Key) -> int:
 
     :raises RepositoryError: the disk does not tell.
     """
+    if not can_be_resumed(key):
+        return 0
     try:
         size = os.stat(path).st_size
     except FileNotFoundError:
@@ -49,6 +52,12 @@ def partial_size(path: str | os.PathLike[str], key: Key) -> int:
     except OSError as error:
         raise disk_error("cannot look for an earlier upload", error) from error
     return 0 if key.size is not None and size > key.size else size
+
+
+def can_be_resumed(key: Key) -> bool:
+    """Whether what an interrupted upload leaves behind may be gone on with: only if the whole will
+    be verified, because nobody knows whether it was right, or of the same file."""
+    return backends.check(key) in (backends.Check.HERE, backends.Check.CALCKEY)
 
 
 class PartialFile:
@@ -137,7 +146,9 @@ class PartialFile:
         if self._together >= WORTH_TWO_WORKERS:
             await self._flush()
         await self._flushed()
-        await self._workers.run(self._finish)
+        await self._workers.run(self._verify)
+        await self._workers.run_patiently(self._store, self._path)
+        self.stored = True
 
     async def aclose(self) -> None:
         """Let go of the file, which is kept if there is anything in it. Not to be cancelled."""
@@ -169,12 +180,19 @@ class PartialFile:
                 raise result
 
     def _close(self) -> None:
+        try:
+            if not self.stored:
+                self._keep()
+        finally:
+            os.close(self._descriptor)
+
+    def _keep(self) -> None:
+        """What came is kept, if anybody can go on with it."""
         with suppress(OSError, RepositoryError):
             if self._pieces:  # the end of what came before the client vanished
                 self._write(self._pieces)
-            if os.fstat(self._descriptor).st_size == 0:
+            if os.fstat(self._descriptor).st_size == 0 or not can_be_resumed(self._key):
                 self._discard()
-        os.close(self._descriptor)
 
     def _write(self, pieces: list[bytes]) -> None:
         try:
@@ -193,7 +211,7 @@ class PartialFile:
         for piece in pieces:
             self._verifier.update(piece)
 
-    def _finish(self) -> None:
+    def _verify(self) -> None:
         pieces, self._pieces, self._together = self._pieces, [], 0
         self._write(pieces)
         self._size += sum(map(len, pieces))
@@ -212,8 +230,6 @@ class PartialFile:
             os.fdatasync(self._descriptor)  # the client may let go of its own copy now
         except OSError as error:
             raise disk_error("cannot store the upload", error) from error
-        self._store(self._path)
-        self.stored = True
 
     def _discard(self) -> None:
         with suppress(FileNotFoundError):

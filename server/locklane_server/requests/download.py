@@ -22,7 +22,7 @@ PIECE = 256 * 1024
 """Bytes that are read at once where the kernel cannot send the file by itself (TLS)."""
 
 _log = logging.getLogger(__name__)
-_RANGE = re.compile(r"bytes=\s*([0-9]*)-([0-9]*)\s*")
+_RANGE = re.compile(r"bytes=\s*([0-9]{0,4000})-([0-9]{0,4000})\s*")
 _TAG = re.compile(r'(?:W/)?"([^"]*)"')
 
 

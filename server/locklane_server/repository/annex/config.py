@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -20,6 +21,22 @@ DISK_RESERVE = 100_000_000
 """Bytes to be kept free on the disk, where ``annex.diskreserve`` does not say otherwise."""
 
 GIT_TIMEOUT_SECONDS = 60.0
+
+
+Version = tuple[int, int]
+
+
+def version_of(status: os.stat_result) -> Version:
+    """Changes with a file of git's configuration, which is replaced whole."""
+    return status.st_ino, status.st_mtime_ns
+
+
+def config_version(git: Path) -> Version:
+    """Changes with the configuration in a git directory, and with the repository in its place.
+
+    :raises OSError: there is none.
+    """
+    return version_of(os.stat(git / "config"))
 
 
 class NotInitializedError(RepositoryError):
@@ -112,7 +129,8 @@ def _refuse(git: Path, settings: dict[str, str]) -> None:
     if version != VERSION:
         raise RepositoryError(
             f"{git} has annex.version {version or 'unset'}, and only {VERSION} is served, because "
-            "older ones lock content in another way: run 'git annex upgrade' in it"
+            "older ones lock content in another way: run 'git annex upgrade --force' in it, when "
+            "no process of an older git-annex uses it any more"
             if not version.isdigit() or int(version) < int(VERSION)
             else f"{git} has annex.version {version}, which is newer than {VERSION}, the one that "
             "this server knows: install a newer Locklane"
@@ -207,5 +225,5 @@ def _git(directory: Path, *arguments: str) -> str:
         ) from error
     if done.returncode:
         said = " ".join(done.stderr.decode("utf-8", "replace").split())
-        raise RepositoryError(f"{directory} cannot be served: {said[:500]}")
+        raise RepositoryError(f"{directory}: {said[:500]}")
     return done.stdout.decode("utf-8", "surrogateescape")

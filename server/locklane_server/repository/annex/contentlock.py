@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import enum
 import os
+import random
 import stat
 import sys
 import threading
@@ -27,6 +28,9 @@ from locklane_server.repository import filelock
 from locklane_server.repository.annex.modes import Modes
 from locklane_server.repository.annex.spares import Spares
 from locklane_server.workers import WouldWait
+
+PATIENCE_SECONDS = 0.05
+"""How long a lock is tried that another has as a write lock. Removal takes longer, or not."""
 
 _ATTEMPTS = 100
 """Times that a lock is tried for whose file somebody deleted in the meantime."""
@@ -43,22 +47,19 @@ class Taken(enum.Enum):
     """As many keys are locked as this process may have files open for that."""
 
 
-def _any(_: os.stat_result) -> bool:
+def _any(_: str, __: os.stat_result) -> bool:
     return True
 
 
 class _Held:
     """One locked key."""
 
-    __slots__ = ("alone", "count", "descriptor", "foreign", "guard", "until")
+    __slots__ = ("count", "descriptor", "foreign", "guard", "until")
 
     def __init__(self) -> None:
         self.guard = threading.Lock()
         self.count = 0
         self.descriptor = -1
-        self.alone = False
-        """Just opened, and nobody else has any lock on it: ours is a write lock, until it is a read
-        lock in a moment."""
         self.until = 0.0
         """The retention written, in seconds since the epoch."""
         self.foreign: float | None = None
@@ -101,7 +102,7 @@ class ContentLocks:
         lock_id: str,
         until: float,
         *,
-        good: Callable[[os.stat_result], bool] = _any,
+        good: Callable[[str, os.stat_result], bool] = _any,
         wait: bool = True,
     ) -> Taken:
         """Lock the content at ``path`` once more, and write its retention.
@@ -115,7 +116,7 @@ class ContentLocks:
         """
         with self._entry(path, wait) as held:
             if held.count == 0:
-                taken = self._open(path, held)
+                taken = self._open(path, held, wait)
                 if taken is not Taken.LOCKED:
                     return taken
             try:
@@ -156,7 +157,7 @@ class ContentLocks:
                 if held.count:
                     self._release(held)
                     held.count = 0
-        self._spares.clear()
+        self._spares.close()
 
     @contextmanager
     def _entry(self, path: str, wait: bool) -> Iterator[_Held]:
@@ -180,14 +181,17 @@ class ContentLocks:
                         del self._held[path]
             held.guard.release()
 
-    def _open(self, path: str, held: _Held) -> Taken:
+    def _open(self, path: str, held: _Held, wait: bool) -> Taken:
         if not self._descriptors.take():
             return Taken.NO_DESCRIPTOR
-        held.alone = True
         try:
-            descriptor = self._take(path + ".lck", exclusive=True)
-            if descriptor is None:  # others hold it; or somebody removes it
-                held.alone = False
+            descriptor = self._take(path + ".lck", exclusive=False)
+            end = time.monotonic() + PATIENCE_SECONDS
+            while descriptor is None and time.monotonic() < end:
+                # Another may only be writing its retention.
+                if not wait:
+                    raise WouldWait
+                time.sleep(random.uniform(0.000_1, 0.002))
                 descriptor = self._take(path + ".lck", exclusive=False)
         except BaseException:
             self._descriptors.give_back()
@@ -243,11 +247,12 @@ class ContentLocks:
         held.until = until
 
     def _move_retention(self, path: str, held: _Held, until: float, wait: bool) -> None:
-        if held.alone:
+        if not held.until and filelock.try_lock(held.descriptor, exclusive=True):
             # Nobody else has any lock on the content, so nobody else may write this.
-            self._compare_and_write(path, held, until)
-            filelock.try_lock(held.descriptor, exclusive=False)
-            held.alone = False
+            try:
+                self._compare_and_write(path, held, until)
+            finally:
+                filelock.try_lock(held.descriptor, exclusive=False)
             return
         # Only who has the write lock on the content deletes this file, and we have a read lock.
         order = self._spares.open(path + ".rtl")
@@ -263,8 +268,8 @@ class ContentLocks:
 
     def _compare_and_write(self, path: str, held: _Held, until: float) -> None:
         there = self._read_retention(path)
-        if not held.until and there is not None and there > self._now():
-            held.foreign = there
+        if there is not None and there != held.until and there > self._now():
+            held.foreign = max(there, held.foreign or 0.0)
         if there is None or there < until:
             self._write_retention(path, until)
 
@@ -330,7 +335,11 @@ class ContentLocks:
         for _ in range(_ATTEMPTS):
             try:
                 descriptor = self._open_lock_file(lock_file)
+            except NotADirectoryError:
+                return -1
             except FileNotFoundError:
+                if os.path.isdir(os.path.dirname(lock_file)):
+                    continue
                 return -1
             try:
                 if not filelock.try_lock(descriptor, exclusive=exclusive):
@@ -369,12 +378,12 @@ def _delete(*paths: str) -> None:
             os.unlink(path)
 
 
-def _is_there(path: str, good: Callable[[os.stat_result], bool]) -> bool:
+def _is_there(path: str, good: Callable[[str, os.stat_result], bool]) -> bool:
     try:
         status = os.stat(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
-    return stat.S_ISREG(status.st_mode) and good(status)
+    return stat.S_ISREG(status.st_mode) and good(path, status)
 
 
 def _rounded_up(seconds: float) -> float:

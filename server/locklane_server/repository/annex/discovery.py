@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+import subprocess
+from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 
 from locklane_server.clock import Clock, boottime
 from locklane_server.descriptors import Descriptors
 from locklane_server.locks import DEFAULT_LIMIT
 from locklane_server.repository import RepositoryError
-from locklane_server.repository.annex.config import NotInitializedError
+from locklane_server.repository.annex.config import Config, NotInitializedError
 from locklane_server.repository.annex.repository import AnnexRepository
 from locklane_server.served import ServedRepository
 from locklane_server.workers import Workers
@@ -39,23 +40,39 @@ class AnnexDiscovery:
         limit: int = DEFAULT_LIMIT,
         clock: Clock = boottime,
     ) -> None:
-        self._tops = [top.absolute() for top in tops]
+        self._tops = [top.resolve() for top in tops]
         self._workers = workers
         self._descriptors = descriptors
         self._limit = limit
         self._clock = clock
         self._refused: dict[Path, _Version] = {}
 
-    async def find(self) -> set[Path]:
+    async def find(self) -> dict[Path, Hashable]:
         return await self._workers.run(self._find)
 
-    def _find(self) -> set[Path]:
-        found = {place for top in self._tops for place in find_repositories(top)}
+    def _find(self) -> dict[Path, Hashable]:
+        found: dict[Path, Hashable] = {
+            place: _version(place) for top in self._tops for place in find_repositories(top)
+        }
         # What was refused is looked at again when its configuration changes.
         for place, version in tuple(self._refused.items()):
-            if place not in found or _version(place) != version:
+            if found.get(place) != version:
                 del self._refused[place]
         return found
+
+    async def is_gone(self, place: Path) -> bool:
+        return await self._workers.run(_is_gone, place)
+
+    async def uuid(self, place: Path) -> str | None:
+        return await self._workers.run(self._uuid, place)
+
+    def _uuid(self, place: Path) -> str | None:
+        try:
+            return Config.read(place).uuid
+        except NotInitializedError:
+            return ""
+        except RepositoryError:
+            return None
 
     async def open(self, place: Path) -> ServedRepository | None:
         if place in self._refused:
@@ -72,6 +89,9 @@ class AnnexDiscovery:
                 place, self._workers, descriptors=self._descriptors, clock=self._clock
             )
         except RepositoryError as error:
+            if isinstance(error.__cause__, OSError | subprocess.SubprocessError):
+                _log.warning("not served yet: %s", error)  # it may do when it is tried again
+                return None
             if not isinstance(error, NotInitializedError):
                 _log.warning("not served: %s", error)
             self._refused[place] = version
@@ -91,6 +111,19 @@ def find_repositories(top: Path) -> Iterator[Path]:
                 waiting += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
         except OSError:
             continue  # gone, or not ours to look into
+
+
+def _is_gone(place: Path) -> bool:
+    """Whether there certainly is no repository any more; not if the system cannot tell."""
+    for name in (".git", "HEAD"):
+        try:
+            os.lstat(place / name)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            return False
+        return False
+    return True
 
 
 def _is_repository(directory: str) -> bool:

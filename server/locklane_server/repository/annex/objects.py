@@ -47,8 +47,7 @@ class Objects:
         for path in paths:
             with suppress(FileNotFoundError), open(path, "rb") as file:
                 status = os.fstat(file.fileno())
-                seen = (status.st_ino, status.st_size, status.st_mtime_ns)
-                if self._unmodified.get(path) == seen:
+                if self.is_known(path, status):
                     return True
                 if key.size is not None and key.size != status.st_size:
                     return False
@@ -57,9 +56,13 @@ class Objects:
                         verifier.update(piece)
                     if not verifier.matches():
                         return False
-                self._unmodified[path] = seen
+                self._unmodified[path] = _state(status)
                 return True
         return False
+
+    def is_known(self, path: str, status: os.stat_result) -> bool:
+        """Whether an object has been read whole in this very state, and was the content."""
+        return self._unmodified.get(path) == _state(status)
 
     def is_here(self, key: Key) -> bool:
         """Whether the content is here, and is that of the key as far as anybody could have changed
@@ -77,6 +80,7 @@ class Objects:
         """
         place = self._layout.objects(key)[0]
         directory = os.path.dirname(place)
+        fresh = not os.path.isdir(directory)
         for _ in range(_ATTEMPTS):
             # Another process may freeze the directory, or delete it because it is empty.
             with suppress(FileNotFoundError):
@@ -89,6 +93,9 @@ class Objects:
                     with suppress(FileNotFoundError):  # somebody may remove it at once
                         self._modes.freeze_content(place)
                         sync_directory(directory)
+                        if fresh:
+                            sync_directory(os.path.dirname(directory))
+                            sync_directory(os.path.dirname(os.path.dirname(directory)))
                 return
             if not os.path.exists(path):
                 raise FileNotFoundError(errno.ENOENT, f"{path} is gone")
@@ -145,3 +152,8 @@ class Objects:
             for _ in range(3):
                 place = os.path.dirname(place)
                 os.rmdir(place)
+
+
+def _state(status: os.stat_result) -> tuple[int, int, int]:
+    """Changes when a file is written to."""
+    return status.st_ino, status.st_size, status.st_mtime_ns

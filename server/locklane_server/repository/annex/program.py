@@ -245,7 +245,7 @@ def _answer(arguments: tuple[str, ...], code: int, out: bytes, said: bytes) -> s
     if code:
         printed = os.fsdecode(said.strip() or out.strip())
         # What a person needs stands first; a trace of the program's own calls may follow.
-        shown = " / ".join(printed.splitlines())[:_SHOWN] or "without a word"
+        shown = " / ".join(dict.fromkeys(printed.splitlines()))[:_SHOWN] or "without a word"
         raise ProgramError(f"git-annex {arguments[0]} failed ({code}): {shown}", printed=printed)
     return os.fsdecode(out)
 

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -18,6 +18,7 @@ import anyio
 from locklane_client import backends
 from locklane_client.key import Key
 from locklane_client.wire import RETENTION
+from locklane_server import nowait
 from locklane_server.clock import Clock, boottime
 from locklane_server.descriptors import Descriptors
 from locklane_server.locks import Lock, Refusal
@@ -26,13 +27,19 @@ from locklane_server.repository import (
     NoSpace,
     NotAccepted,
     RepositoryError,
+    RepositoryGone,
 )
 from locklane_server.repository import (
     partial as partials,
 )
 from locklane_server.repository.annex import mounts, program
 from locklane_server.repository.annex.committer import Committer
-from locklane_server.repository.annex.config import Config
+from locklane_server.repository.annex.config import (
+    Config,
+    NotInitializedError,
+    config_version,
+    version_of,
+)
 from locklane_server.repository.annex.contentlock import ContentLocks, Taken
 from locklane_server.repository.annex.keysdb import (
     KeysDatabase,
@@ -41,12 +48,17 @@ from locklane_server.repository.annex.keysdb import (
 )
 from locklane_server.repository.annex.locationlog import LocationLog, journal_name
 from locklane_server.repository.annex.objects import Objects
+from locklane_server.repository.annex.spares import clear_up
 from locklane_server.repository.annex.transfers import Transfers
 from locklane_server.repository.content import FileContent, find, find_blocking, open_content
 from locklane_server.repository.diskerrors import disk_error
 from locklane_server.workers import Workers, WouldWait
 
 _log = logging.getLogger(__name__)
+
+
+class _MayBeEdited(Exception):
+    """An object has to be read whole before it can be locked."""
 
 
 class AnnexRepository:
@@ -62,6 +74,7 @@ class AnnexRepository:
         self._workers = workers
         self._clock = clock
         self._local = mounts.is_local(str(config.layout.annex))
+        self._version = config_version(config.layout.git)
         self._left_to_unlock: list[Lock] = []
         self._locks = ContentLocks(str(config.layout.own), config.modes, descriptors)
         self._objects = Objects(config.layout, config.modes, thin=config.thin)
@@ -99,7 +112,14 @@ class AnnexRepository:
         own = str(config.layout.own)
         try:
             config.modes.make_directories(own)
-            _clear_up(own)
+            for name in ("objects", "tmp"):
+                config.modes.make_directories(str(config.layout.annex / name))
+                if os.stat(config.layout.annex / name).st_dev != os.stat(own).st_dev:
+                    raise RepositoryError(
+                        f"{config.layout.annex / name} is on another file system than {own}, and "
+                        "files have to be renamed from one to the other: put them on one"
+                    )
+            clear_up(own)
         except OSError as error:
             raise RepositoryError(f"cannot write in {own}: {error.strerror}") from error
         return cls(config, workers, descriptors, clock)
@@ -108,27 +128,46 @@ class AnnexRepository:
     def _program_directory(self) -> Path:
         return self.config.work_tree or self._layout.git
 
-    @property
-    def exists(self) -> bool:
-        """Whether it is still there; it may have been deleted or moved."""
-        return self._layout.own.is_dir()
-
-    def _be_there(self) -> None:
+    def _be_there(self, wait: bool = True) -> None:
         """Of a repository whose disk is not mounted nobody may say that content is not here, or has
-        been removed.
+        been removed; and where another has taken its place, that is not this one.
 
-        :raises RepositoryError: it is gone.
+        :param wait: git may be asked, after the configuration has changed.
+        :raises RepositoryGone: it is gone.
+        :raises WouldWait: git would have to be asked.
         """
-        if not self.exists:
-            raise RepositoryError(f"the repository in {self._layout.git} is gone")
+        try:
+            version = config_version(self._layout.git)
+        except OSError as error:
+            raise self._gone() from error
+        if version == self._version:
+            return
+        if not wait:
+            raise WouldWait
+        try:
+            found = Config.read(self._program_directory).uuid
+        except NotInitializedError:
+            found = None
+        if found != self.uuid:
+            raise self._gone()
+        self._version = version
+
+    def _gone(self) -> RepositoryGone:
+        return RepositoryGone(f"the repository {self.uuid} in {self._layout.git} is gone")
+
+    async def _still(self) -> None:
+        """As :meth:`_be_there`, on the event loop."""
+        status = nowait.status(f"{self._layout.git}/config")
+        if status is None or version_of(status) != self._version:
+            await self._workers.run(self._be_there)
 
     # -- what is here ------------------------------------------------------------------------------
 
     async def present(self, key: Key) -> bool:
+        await self._still()
         paths = self._layout.objects(key)
         status = await find(paths, self._workers)
         if status is None:
-            await self._workers.run_brief(self._be_there)
             return False
         if self._objects.may_be_edited(status):
             return await self._workers.run(self._objects.is_unmodified, key, paths)
@@ -136,10 +175,9 @@ class AnnexRepository:
 
     @asynccontextmanager
     async def content(self, key: Key) -> AsyncIterator[FileContent | None]:
+        await self._still()
         paths = self._layout.objects(key)
         async with open_content(key, paths, self._workers) as content:
-            if content is None:
-                await self._workers.run_brief(self._be_there)
             if (
                 content is not None
                 and self._objects.may_be_edited(os.fstat(content.descriptor))
@@ -162,7 +200,8 @@ class AnnexRepository:
         begun: list[partials.PartialFile] = []
         try:
             await self._workers.run(self._begin, transfer, begun, key, client, file, offset, length)
-            if not begun:
+            if not begun:  # who stored it may not have come as far as recording it
+                await self._workers.run_patiently(self._record, key)
                 self._committer.changed()
             yield begun[0] if begun else None
         finally:
@@ -186,7 +225,6 @@ class AnnexRepository:
     ) -> None:
         self._be_there()
         if self._objects.is_here(key):
-            self._record(key)  # who stored it may not have come that far
             return
         journal_name(key)  # a key that nobody could learn of is refused before it is stored
         if self.config.secure_hashes_only and not backends.secure(key):
@@ -275,7 +313,7 @@ class AnnexRepository:
     async def confirm(self, key: Key) -> bool:
         if not await self.present(key):
             return False
-        await self._workers.run(self._record, key)
+        await self._workers.run_patiently(self._record, key)
         self._committer.changed()
         return True
 
@@ -283,7 +321,7 @@ class AnnexRepository:
 
     async def remove(self, key: Key, *, before: float | None) -> Refusal | None:
         await self._unlock_what_is_left()
-        refusal = await self._workers.run(self._remove, key, before)
+        refusal = await self._workers.run_patiently(self._remove, key, before)
         if refusal is None:
             self._committer.changed()
         return refusal
@@ -343,6 +381,17 @@ class AnnexRepository:
     # -- locks -------------------------------------------------------------------------------------
 
     async def lock_content(self, key: Key, lock: Lock) -> Refusal | None:
+        try:
+            return await self._try_lock(key, lock)
+        except _MayBeEdited:
+            if not await self._workers.run(self._objects.is_here, key):
+                return Refusal.NOT_PRESENT
+        try:
+            return await self._try_lock(key, lock)
+        except _MayBeEdited:  # it has just been
+            return Refusal.NOT_PRESENT
+
+    async def _try_lock(self, key: Key, lock: Lock) -> Refusal | None:
         if self._local:
             return await self._workers.run_at_once(self._lock, key, lock)
         return await self._workers.run_brief(self._lock, key, lock, True)
@@ -351,13 +400,12 @@ class AnnexRepository:
         until = time.time() + lock.locked_at + RETENTION - self._clock()
         busy = None
 
-        def good(status: os.stat_result) -> bool:
-            if not self._objects.may_be_edited(status):
-                return True
-            if not wait:
-                raise WouldWait
-            return self._objects.is_here(key)
+        def good(place: str, status: os.stat_result) -> bool:
+            if self._objects.may_be_edited(status) and not self._objects.is_known(place, status):
+                raise _MayBeEdited
+            return True
 
+        self._be_there(wait)
         try:
             for place in self._layout.objects(key):
                 match self._locks.lock(place, lock.id, until, good=good, wait=wait):
@@ -373,8 +421,6 @@ class AnnexRepository:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 return Refusal.DESCRIPTORS
             raise disk_error("cannot lock the content", error) from error
-        if busy is None:
-            self._be_there()
         return busy or Refusal.NOT_PRESENT
 
     async def unlock_content(self, lock: Lock) -> None:
@@ -418,13 +464,3 @@ class AnnexRepository:
         await self._committer.aclose()
         await self._workers.run(self._locations.close)
         await self._workers.run(self._keys.close)
-
-
-def _clear_up(own: str) -> None:
-    """What a process that was killed left half-written; each name begins with its process's."""
-    with os.scandir(own) as entries:
-        for entry in entries:
-            owner = entry.name.partition(".")[0]
-            if owner.isdigit() and not os.path.exists(f"/proc/{owner}"):
-                with suppress(OSError):
-                    os.unlink(entry.path)

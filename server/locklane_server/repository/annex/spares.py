@@ -11,11 +11,17 @@ import ctypes
 import errno
 import itertools
 import os
+import secrets
 from contextlib import suppress
+
+from locklane_server.repository import filelock
 
 MOST = 256
 """Files kept at the most."""
 
+
+_ALIVE = "alive"
+"""End of the name of the file that a process keeps locked for as long as it lives."""
 
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
@@ -48,13 +54,17 @@ class Spares:
     """The spare files of one process. For any number of threads.
 
     :param directory: where they are, on the file system where they are needed; their names begin
-        with the process's id.
+        with something that no other process has.
     :param mode: of a file that is made.
     """
 
     def __init__(self, directory: str, mode: int) -> None:
-        self._prefix = f"{directory}/{os.getpid()}."
+        self._prefix = f"{directory}/{os.getpid()}-{secrets.token_hex(4)}."
         self._mode = mode
+        self._alive = os.open(
+            f"{self._prefix}{_ALIVE}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode
+        )
+        filelock.try_lock(self._alive, exclusive=True)
         self._numbers = itertools.count()
         self._free: list[str] = []
 
@@ -120,8 +130,37 @@ class Spares:
         """Files that :meth:`remove` took away can be used again."""
         self._free += [name for name in names if name is not None]
 
-    def clear(self) -> None:
+    def close(self) -> None:
         """Delete them."""
         while self._free:
             with suppress(OSError):
                 os.unlink(self._free.pop())
+        if self._alive >= 0:
+            with suppress(OSError):
+                os.unlink(f"{self._prefix}{_ALIVE}")
+            os.close(self._alive)
+            self._alive = -1
+
+
+def clear_up(directory: str) -> None:
+    """Delete the files of processes that were killed.
+
+    :raises OSError: the directory cannot be read.
+    """
+    names = os.listdir(directory)
+    for name in names:
+        owner, _, rest = name.partition(".")
+        if rest != _ALIVE:
+            continue
+        try:
+            descriptor = os.open(f"{directory}/{name}", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            if filelock.try_lock(descriptor, exclusive=True):
+                for other in names:
+                    if other.startswith(f"{owner}."):
+                        with suppress(OSError):
+                            os.unlink(f"{directory}/{other}")
+        finally:
+            os.close(descriptor)

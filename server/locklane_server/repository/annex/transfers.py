@@ -39,17 +39,20 @@ class Transfers:
         :raises TransferInProgress: somebody else is.
         :raises OSError: the disk does not let it be known.
         """
-        client = client if _PLAIN.fullmatch(client) else "unknown"
+        client = client if _PLAIN.fullmatch(client) and client != "lck" else "unknown"
         about = self._layout.transfer(key, client)
         taken: dict[str, int] = {}
+        mine = False
         try:
             for path in map(str, self._layout.transfer_locks(key, client)):
                 taken[path] = self._take(path, key)
+            mine = True
             self._tell(str(about), file)
             yield
         finally:
-            with suppress(FileNotFoundError):
-                about.unlink()
+            if mine:
+                with suppress(FileNotFoundError):
+                    about.unlink()
             for path in taken:
                 with suppress(FileNotFoundError):
                     os.unlink(path)
@@ -103,14 +106,13 @@ class Transfers:
 
     def _open(self, path: str) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        while True:
-            try:
-                descriptor = os.open(path, flags, self._modes.creation)
-            except FileNotFoundError:
-                self._modes.make_directories(os.path.dirname(path))
-            else:
-                self._modes.file(path)
-                return descriptor
+        try:
+            descriptor = os.open(path, flags, self._modes.creation)
+        except FileNotFoundError:
+            self._modes.make_directories(os.path.dirname(path))
+            descriptor = os.open(path, flags, self._modes.creation)
+        self._modes.file(path)
+        return descriptor
 
     def _tell(self, path: str, file: str | None) -> None:
         with open(path, "wb") as about:

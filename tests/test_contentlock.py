@@ -1,0 +1,125 @@
+"""Content locks of several processes on one repository: each has descriptors of its own, so that
+two objects in this process are as good as two processes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from locklane_server.descriptors import Descriptors
+from locklane_server.repository.annex.contentlock import ContentLocks, Taken
+from locklane_server.repository.annex.modes import Modes
+from locklane_server.workers import WouldWait
+
+LATER = 600.0
+
+
+class Two:
+    """Two processes, and an object that both may lock."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        (tmp_path / "own").mkdir()
+        self.path = tmp_path / "key" / "key"
+        self.path.parent.mkdir()
+        self.path.write_text("content")
+        self.one, self.other, self.third = (
+            ContentLocks(str(tmp_path / "own"), Modes()) for _ in range(3)
+        )
+
+    def removable(self) -> bool:
+        with self.third.removing(str(self.path)) as mine:
+            return mine
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[Two]:
+    made = Two(tmp_path)
+    yield made
+    for each in (made.one, made.other, made.third):
+        each.abandon()
+
+
+def test_a_promise_of_another_outlives_ours_even_if_ours_was_renewed(two: Two) -> None:
+    """The other is killed; then our two locks are given back."""
+    path, now = str(two.path), time.time()
+    assert two.one.lock(path, "a", now + LATER) is Taken.LOCKED
+    assert two.other.lock(path, "b", now + LATER + 1) is Taken.LOCKED
+    assert two.one.lock(path, "c", now + LATER + 2) is Taken.LOCKED
+    two.other.abandon()
+    two.one.unlock("a")
+    two.one.unlock("c")
+    assert not two.removable()
+    assert float(Path(f"{path}.rtm").read_text().removesuffix("s")) >= now + LATER + 1
+
+
+def test_locks_that_are_given_back_leave_nothing_and_let_it_be_removed(two: Two) -> None:
+    path = str(two.path)
+    for number in range(3):
+        assert two.one.lock(path, f"a{number}", time.time() + LATER) is Taken.LOCKED
+    assert len(two.one) == 1
+    for number in range(3):
+        assert not two.removable()
+        two.one.unlock(f"a{number}")
+    assert [each.name for each in two.path.parent.iterdir()] == ["key"]
+    assert two.removable()
+    assert len(two.one) == 0
+
+
+def test_two_who_lock_and_unlock_one_key_all_the_time_are_never_refused(two: Two) -> None:
+    """While one writes its retention the other waits for that moment."""
+    refused: list[Taken] = []
+
+    def work(locks: ContentLocks, name: str) -> None:
+        for number in range(200):
+            taken = locks.lock(str(two.path), f"{name}{number}", time.time() + LATER)
+            if taken is not Taken.LOCKED:
+                refused.append(taken)
+            locks.unlock(f"{name}{number}")
+
+    threads = [
+        threading.Thread(target=work, args=(locks, name))
+        for locks, name in ((two.one, "a"), (two.other, "b"), (two.third, "c"))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert refused == []
+
+
+def test_who_may_not_wait_is_told_and_has_locked_nothing(two: Two) -> None:
+    path = str(two.path)
+    with two.other.removing(path) as mine:
+        assert mine
+        with pytest.raises(WouldWait):
+            two.one.lock(path, "a", time.time() + LATER, wait=False)
+        assert two.one.lock(path, "a", time.time() + LATER) is Taken.BUSY
+    assert len(two.one) == 0
+
+
+def test_what_is_no_content_is_not_locked(two: Two) -> None:
+    path = str(two.path)
+    assert two.one.lock(path, "a", time.time() + LATER, good=lambda _, __: False) is (
+        Taken.NOT_PRESENT
+    )
+    assert two.one.lock(f"{path}x", "a", time.time() + LATER) is Taken.NOT_PRESENT
+    assert two.one.lock(f"{path}/x/x", "a", time.time() + LATER) is Taken.NOT_PRESENT
+    assert [each.name for each in two.path.parent.iterdir()] == ["key"]
+
+
+def test_as_many_keys_as_there_are_descriptors_for(two: Two, tmp_path: Path) -> None:
+    (tmp_path / "few").mkdir()
+    few = ContentLocks(str(tmp_path / "few"), Modes(), Descriptors(1))
+    second = two.path.with_name("second")
+    second.write_text("x")
+    assert few.lock(str(two.path), "a", time.time() + LATER) is Taken.LOCKED
+    assert few.lock(str(two.path), "b", time.time() + LATER) is Taken.LOCKED
+    assert few.lock(str(second), "c", time.time() + LATER) is Taken.NO_DESCRIPTOR
+    few.unlock("a")
+    few.unlock("b")
+    assert few.lock(str(second), "c", time.time() + LATER) is Taken.LOCKED
+    few.abandon()
