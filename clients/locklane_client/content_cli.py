@@ -83,8 +83,9 @@ def get(
     destination = file if file is not None else Path(key.file_name)
     part = Path(f"{destination}{PART}")
 
+    before = "preparing" if part.exists() else "waiting for the server"
+
     async def download() -> None:
-        before = "preparing" if part.exists() else "waiting for the server"
         with Display(before, "downloading", "verifying") as display:
             got = await client.get(
                 key, destination, progress=display.progress, associated_file=associated_file

@@ -75,6 +75,7 @@ class AnnexRepository:
         self._clock = clock
         self._local = mounts.is_local(str(config.layout.annex))
         self._version = config_version(config.layout.git)
+        self._to_unlock: list[Lock] = []
         self._left_to_unlock: list[Lock] = []
         self._locks = ContentLocks(str(config.layout.own), config.modes, descriptors)
         self._objects = Objects(config.layout, config.modes, thin=config.thin)
@@ -426,17 +427,22 @@ class AnnexRepository:
     async def unlock_content(self, lock: Lock) -> None:
         if self._local and not self._workers.disk_is_slow:
             # Before anything else is read from a client, but while the answer is on its way.
-            asyncio.get_running_loop().call_soon(self._unlock_now_or_later, lock)
+            if not self._to_unlock:
+                asyncio.get_running_loop().call_soon(self._unlock_soon)
+            self._to_unlock.append(lock)
         else:
             await self._workers.run_brief(self._unlock, lock, True)
 
-    def _unlock_now_or_later(self, lock: Lock) -> None:
-        try:
-            self._workers.at_once(self._unlock, lock)
-        except WouldWait:
-            self._left_to_unlock.append(lock)
+    def _unlock_soon(self) -> None:
+        locks, self._to_unlock = self._to_unlock, []
+        for lock in locks:
+            try:
+                self._workers.at_once(self._unlock, lock)
+            except WouldWait:
+                self._left_to_unlock.append(lock)
 
     async def _unlock_what_is_left(self) -> None:
+        self._unlock_soon()
         while self._left_to_unlock:
             await self._workers.run_brief(self._unlock, self._left_to_unlock.pop(), True)
 
