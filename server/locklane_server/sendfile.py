@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from contextlib import suppress
 
 from aiohttp import web
@@ -32,6 +33,7 @@ async def send_file(http: web.BaseRequest, content: Content, begin: int, end: in
     await _flush(http, transport)
     descriptor = os.dup(transport.get_extra_info("socket").fileno())
     try:
+        _cork(descriptor, True)
         while begin < end:
             sent = await content.send(descriptor, begin, end - begin)
             if sent < 0:
@@ -40,8 +42,15 @@ async def send_file(http: web.BaseRequest, content: Content, begin: int, end: in
                 break
             begin += max(sent, 0)
     finally:
+        _cork(descriptor, False)
         os.close(descriptor)
     return begin
+
+
+def _cork(descriptor: int, corked: bool) -> None:
+    """Let the kernel fill its packets, past the end of what one call gives it (tcp(7))."""
+    with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, corked)
 
 
 async def _flush(http: web.BaseRequest, transport: asyncio.Transport) -> None:
