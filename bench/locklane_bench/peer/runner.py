@@ -176,6 +176,7 @@ class PeerComparison:
             if step.work.group == "upload":
                 return self._upload(step)
             if step.work.group == "large-download":
+                self._have_in_memory()
                 return self._timed(step, self._task("download", step))
             return self._timed(step, self._small(step, step.work.operations(self.settings.files)))
         except (LoadError, GitAnnexError):
@@ -244,6 +245,7 @@ class PeerComparison:
         if step.server == WRITING:
             file = self._directory / "written"
             return self._timed(step, Task(kind="write", size=size, file=str(file)))
+        self._have_in_memory()
         server = self.servers[step.server]
         task = Task(
             kind="upload",
@@ -251,13 +253,25 @@ class PeerComparison:
             base=server.base,
             keys=[content.absent],
             size=size,
-            file=str(self._repositories.objects / content.objects[content.large]),
+            file=str(self._large_file),
         )
         sample = self._timed(step, task)
         self._load.carry_out(
             Task(kind="remove", port=server.port, base=server.base, keys=[content.absent])
         )
         return sample
+
+    @property
+    def _large_file(self) -> Path:
+        """The one file that every repository's large content is."""
+        return self._repositories.objects / self._content.objects[self._content.large]
+
+    def _have_in_memory(self) -> None:
+        """Read the large file, so that no server waits for the disk where another did not."""
+        buffer = bytearray(4 * 1024 * 1024)
+        with self._large_file.open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
 
     def _drop(self, step: Step) -> Sample:
         """The real ``git annex drop``, in a clone made for it."""
