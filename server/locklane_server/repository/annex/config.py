@@ -27,16 +27,9 @@ Version = tuple[int, int]
 
 
 def version_of(status: os.stat_result) -> Version:
-    """Changes with a file of git's configuration, which is replaced whole."""
+    """Of the file ``config`` in a git directory: changes with the configuration, for which git
+    replaces it, and with the repository in its place."""
     return status.st_ino, status.st_mtime_ns
-
-
-def config_version(git: Path) -> Version:
-    """Changes with the configuration in a git directory, and with the repository in its place.
-
-    :raises OSError: there is none.
-    """
-    return version_of(os.stat(git / "config"))
 
 
 class NotInitializedError(RepositoryError):

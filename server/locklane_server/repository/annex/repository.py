@@ -37,7 +37,6 @@ from locklane_server.repository.annex.committer import Committer
 from locklane_server.repository.annex.config import (
     Config,
     NotInitializedError,
-    config_version,
     version_of,
 )
 from locklane_server.repository.annex.contentlock import ContentLocks, Taken
@@ -74,7 +73,8 @@ class AnnexRepository:
         self._workers = workers
         self._clock = clock
         self._local = mounts.is_local(str(config.layout.annex))
-        self._version = config_version(config.layout.git)
+        self._config_file = f"{config.layout.git}/config"
+        self._version = version_of(os.stat(self._config_file))
         self._to_unlock: list[Lock] = []
         self._left_to_unlock: list[Lock] = []
         self._locks = ContentLocks(str(config.layout.own), config.modes, descriptors)
@@ -138,7 +138,7 @@ class AnnexRepository:
         :raises WouldWait: git would have to be asked.
         """
         try:
-            version = config_version(self._layout.git)
+            version = version_of(os.stat(self._config_file))
         except OSError as error:
             raise self._gone() from error
         if version == self._version:
@@ -158,7 +158,7 @@ class AnnexRepository:
 
     async def _still(self) -> None:
         """As :meth:`_be_there`, on the event loop."""
-        status = nowait.status(f"{self._layout.git}/config")
+        status = nowait.status(self._config_file)
         if status is None or version_of(status) != self._version:
             await self._workers.run(self._be_there)
 
