@@ -173,9 +173,7 @@ class Results:
 
         :raises ValueError: it is not such a file, or of another format.
         """
-        data = json.loads(text)
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise ValueError(f"not a results file of format {FORMAT}")
+        data = json_of_format(text, FORMAT)
         try:
             data["settings"] = Settings(**data["settings"])
             data["runs"] = [_run_from(each) for each in data["runs"]]
@@ -210,6 +208,18 @@ def _run_from(data: dict[str, Any]) -> Run:
     if data["relay"] is not None:
         data["relay"] = RelayCounts(**data["relay"])
     return Run(**data)
+
+
+def json_of_format(text: str, form: int | str) -> dict[str, Any]:
+    """The members of a results file.
+
+    :param form: what its member ``format`` has to be.
+    :raises ValueError: it is no such file.
+    """
+    data = json.loads(text)
+    if not isinstance(data, dict) or data.get("format") != form:
+        raise ValueError(f"not a results file of format {form}")
+    return data
 
 
 def json_with_lines(data: dict[str, Any], name: str) -> str:

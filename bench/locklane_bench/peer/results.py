@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TextIO
 
-from locklane_bench.results import csv_cell, json_with_lines
+from locklane_bench.results import csv_cell, json_of_format, json_with_lines
 
 FORMAT = "peer-1"
 """Name of the format of ``results.json``; a reader refuses one that it does not know."""
@@ -92,9 +91,7 @@ class PeerResults:
 
         :raises ValueError: it is not such a file, or of another format.
         """
-        data = json.loads(text)
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise ValueError(f"not a results file of format {FORMAT}")
+        data = json_of_format(text, FORMAT)
         try:
             data["settings"] = PeerSettings(**data["settings"])
             data["samples"] = [Sample(**each) for each in data["samples"]]

@@ -8,7 +8,7 @@ Who is the only one with a lock takes it as a write lock for the moment in which
 retention, and needs no ``KEYFILE.rtl`` for that.
 
 A process has one descriptor and one read lock for all its locks on a key. All of this blocks, for
-moments, and is called in worker threads.
+moments: it is called in worker threads, or on the event loop with ``wait=False``.
 """
 
 from __future__ import annotations

@@ -96,11 +96,9 @@ class Modes:
             case None:
                 self._change(path, add=0o400, remove=_WRITE)
             case "group":
-                with suppress(OSError):
-                    self._change(path, add=0o440, remove=_WRITE)
+                self._change(path, add=0o440, remove=_WRITE)
             case "all":
-                with suppress(OSError):
-                    self._change(path, add=0o444, remove=_WRITE)
+                self._change(path, add=0o444, remove=_WRITE)
             case int(mode):
                 self._set(path, mode & ~_WRITE)
 
@@ -111,8 +109,7 @@ class Modes:
             case None:
                 self._change(path, remove=_WRITE)
             case "group" | "all":
-                with suppress(OSError):
-                    self._change(path, add=0o660)
+                self._change(path, add=0o660)
             case int(mode):
                 self._set(path, _directory_mode(mode & ~_OWNER_WRITE))
 
