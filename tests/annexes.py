@@ -258,12 +258,17 @@ class Locklane(Process):
         self.url = self.base + annex.uuid
         self.api = Api(self.url)
 
-    def open_files(self, ending: str) -> list[str]:
-        """The files with that ending that the server has open."""
-        return open_files(self.pid, ending)
+    def open_files(self) -> list[str]:
+        """The files that the server has open."""
+        return open_files(self.pid)
+
+    def lock_files(self) -> list[str]:
+        """Those of them that are lock files, each with the first of its names."""
+        ours = [name for name in self.open_files() if "/annex/locklane/" in name]
+        return [name for name in ours if not name.removesuffix(" (deleted)").endswith(".alive")]
 
 
-def open_files(process: int, ending: str) -> list[str]:
+def open_files(process: int, ending: str = "") -> list[str]:
     """The files with that ending that a process has open."""
     found = []
     for descriptor in Path(f"/proc/{process}/fd").iterdir():

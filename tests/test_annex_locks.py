@@ -64,7 +64,7 @@ async def test_while_our_client_holds_a_lock_git_annex_does_not_drop(
         await asyncio.to_thread(refused_as_locked, annex, key)
         assert beside(annex, key) == {".lck", ".rtm"}
     await asyncio.to_thread(can_be_dropped, annex, key)
-    assert server.open_files(".lck") == []
+    await eventually(lambda: server.lock_files() == [])
 
 
 def with_content(annex: Annex) -> tuple[Annex, Key]:
@@ -87,7 +87,7 @@ async def test_a_client_that_vanishes_leaves_the_lock_for_git_annex_too(
     server = locklane(annex)
     client = Client(server.url, transport=transport)
     holding = asyncio.create_task(_hold(client, key))
-    await eventually(lambda: server.open_files(".lck"))
+    await eventually(lambda: server.lock_files())
     holding.cancel()
     await asyncio.wait([holding])
     server.api.lock(key)  # and one that nobody ever held open
@@ -161,17 +161,17 @@ async def test_many_locks_on_a_key_take_one_descriptor(annex: Annex, locklane: S
     key, other = annex.add(CONTENT), annex.add(b"other")
     server = locklane(annex)
     locks = [server.api.lock(key) for _ in range(200)]
-    assert len(server.open_files(".lck")) == 1
+    assert len(server.lock_files()) == 1
     other_lock = server.api.lock(other)
-    assert len(server.open_files(".lck")) == 2
+    assert len(server.lock_files()) == 2
     server.api.unlock(other_lock)
     for lock_id in locks[1:]:
         server.api.unlock(lock_id)
-    await eventually(lambda: len(server.open_files(".lck")) == 1)
+    await eventually(lambda: len(server.lock_files()) == 1)
     refused_as_locked(annex, key)
     not_removed(server.api, key)
     server.api.unlock(locks[0])
-    await eventually(lambda: server.open_files(".lck") == [])
+    await eventually(lambda: server.lock_files() == [])
     assert annex.drop(other).returncode == 0
     can_be_dropped(annex, key)
 
@@ -390,7 +390,7 @@ async def test_a_removal_and_locks_of_all_kinds_at_once_never_agree(
         if key.file_name in annex.objects():
             assert await remove(key)
     assert not annex.objects()
-    assert server.open_files(".lck") == []
+    await eventually(lambda: server.lock_files() == [])
     server.terminate()
     assert await server.ended() == 0
     assert annex.recorded() == set()

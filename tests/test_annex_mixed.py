@@ -324,7 +324,7 @@ async def test_a_client_error_is_no_error_of_the_servers(annex: Annex, locklane:
     server = locklane(annex)
     api = server.api
     api.get(key)
-    before = len(server.open_files(""))
+    before = len(server.open_files())
     other = Key.parse(f"SHA256E-s{key.size}--{'0' * 64}.dat")
     for length in range(0, 300_000, 30_000):
         upload = Upload(api, other, 300_000, length=300_000)
@@ -333,6 +333,6 @@ async def test_a_client_error_is_no_error_of_the_servers(annex: Annex, locklane:
     with pytest.raises(LocklaneError):
         async with Client(server.url) as client:
             await client.get(other, annex.home / "file")
-    await eventually(lambda: len(server.open_files("")) <= before + 1)
+    await eventually(lambda: len(server.open_files()) <= before + 1)
     assert not annex.transfers()
     assert "ERROR" not in server.output

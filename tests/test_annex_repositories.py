@@ -113,10 +113,10 @@ async def test_repositories_come_and_go_while_the_server_runs(
     await eventually(lambda: look(server) and is_served(api) and api.get(key) == (200, CONTENT))
 
     api.lock(key)
-    assert server.open_files(".lck")
+    assert server.lock_files()
     remove(moved)
     await eventually(lambda: look(server) and api.post("checkpresent", key=key)[0] == 404)
-    await eventually(lambda: not server.open_files(".lck"))
+    await eventually(lambda: not server.lock_files())
     assert is_served(of(server.base, first))
     status, answer = api.post("checkpresent", key=key)
     assert status == 404

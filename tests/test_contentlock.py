@@ -3,6 +3,8 @@ two objects in this process are as good as two processes."""
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -35,8 +37,17 @@ class Two:
             return mine
 
 
-@pytest.fixture
-def two(tmp_path: Path) -> Iterator[Two]:
+@pytest.fixture(params=["links", "no links"])
+def two(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Two]:
+    """On a file system that knows hard links, and on one that does not."""
+    if request.param == "no links":
+
+        def refuse(*_: object, **__: object) -> None:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr(os, "link", refuse)
     made = Two(tmp_path)
     yield made
     for each in (made.one, made.other, made.third):

@@ -13,7 +13,9 @@ from conftest import BOUND, eventually
 from locklane_server.workers import (
     FIRST_PAUSE_SECONDS,
     MAX_BATCH,
+    SLOW_AT_ONCE_SECONDS,
     SLOW_SECONDS,
+    SLOW_SHARE,
     Workers,
     WouldWait,
 )
@@ -323,7 +325,7 @@ async def test_after_something_slow_the_workers_do_it_for_a_while(
 
     def slow(wait: bool) -> None:
         nonlocal now
-        now += 2 * SLOW_SECONDS
+        now += 2 * SLOW_AT_ONCE_SECONDS
 
     pause = FIRST_PAUSE_SECONDS
     for _ in range(3):
@@ -341,6 +343,36 @@ async def test_after_something_slow_the_workers_do_it_for_a_while(
     await workers.run_at_once(slow)
     now += 1.1 * FIRST_PAUSE_SECONDS
     assert await workers.run_at_once(quick)
+
+
+async def test_a_hiccup_now_and_then_is_no_reason_but_many_are(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("locklane_server.workers.time.monotonic", lambda: now)
+    took = SLOW_AT_ONCE_SECONDS / 2
+
+    def slow(wait: bool) -> None:
+        nonlocal now
+        now += took
+
+    for _ in range(100):
+        await workers.run_at_once(slow)
+        assert not workers.disk_is_slow
+        now += took / SLOW_SHARE
+    for _ in range(100):
+        await workers.run_at_once(slow)
+        if workers.disk_is_slow:
+            break
+        now += took / SLOW_SHARE / 2
+    assert workers.disk_is_slow
+
+    now += FIRST_PAUSE_SECONDS
+    assert not workers.disk_is_slow
+    took = 0.9 * SLOW_SECONDS
+    for _ in range(100):
+        await workers.run_at_once(slow)
+    assert not workers.disk_is_slow
 
 
 async def test_an_error_of_what_is_done_at_once_is_the_callers(workers: Workers) -> None:

@@ -26,7 +26,6 @@ _SHAPE = re.compile(
     re.DOTALL,
 )
 
-_TO_FILE = str.maketrans({"&": "&a", "%": "&s", ":": "&c", "/": "%"})
 _FROM_FILE = {"&a": "&", "&s": "%", "&c": ":", "%": "/"}
 
 
@@ -92,7 +91,8 @@ class Key:
 
         It never is ``.`` or ``..`` and never holds a ``/``, so it cannot leave its directory.
         """
-        return self.text.translate(_TO_FILE)
+        text = self.text.replace("&", "&a").replace("%", "&s").replace(":", "&c")
+        return text.replace("/", "%")
 
     @classmethod
     def from_file_name(cls, file_name: str) -> Key:

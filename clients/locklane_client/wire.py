@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
@@ -107,6 +108,11 @@ def parse_path(raw_path: str) -> ApiPath:
         ("protocol version": 404, so that the client falls back).
     :raises ValueError: brackets that hold no base64url.
     """
+    # The paths of downloads are all different, and those of everything else are few.
+    return _parse_path(raw_path) if "/key/" in raw_path else _parse_known_path(raw_path)
+
+
+def _parse_path(raw_path: str) -> ApiPath:
     match = _API.search(raw_path)
     if match is None:
         near = re.search(r"/git-annex/[^/]*/([^/]*)/.", raw_path, re.DOTALL)
@@ -125,6 +131,9 @@ def parse_path(raw_path: str) -> ApiPath:
     if "/" in rest:
         raise PathError("the path has to be /git-annex/UUID/VERSION/REQUEST")
     return ApiPath(uuid, version, rest, None)
+
+
+_parse_known_path = lru_cache(maxsize=256)(_parse_path)
 
 
 def request_path(uuid: str, version: int, request: str, **parameters: str | int | None) -> str:

@@ -8,6 +8,7 @@ from aiohttp import hdrs, web
 
 from locklane_client import wire
 from locklane_client.key import Key
+from locklane_server.answers import json_answer
 from locklane_server.served import ServedRepository
 
 _NONE: Mapping[str, str] = {}
@@ -102,6 +103,11 @@ class ApiRequest:
         if self.path.version is not None and self.path.version < version:
             raise ApiError(404, f"{self.path.request} came with version {version}")
 
+    def answer(self, answer: bytes | dict[str, object]) -> web.StreamResponse:
+        """What is answered: JSON, or what it is to say."""
+        body = answer if isinstance(answer, bytes) else wire.dumps(answer)
+        return json_answer(self.http, body)
+
     def with_plus(self, answer: dict[str, object]) -> dict[str, object]:
         """An answer that since version 2 has a list of the other repositories that it is about;
         there are none here."""
@@ -113,13 +119,3 @@ class ApiRequest:
 Handler = Callable[[ApiRequest], Awaitable[web.StreamResponse]]
 Requests = Mapping[tuple[str, str], Handler]
 """What answers which request, by method and name."""
-
-
-def json_answer(body: bytes) -> web.Response:
-    """An answer of the API, with its content type."""
-    return web.Response(body=body, headers={hdrs.CONTENT_TYPE: wire.JSON_TYPE})
-
-
-def answer(members: dict[str, object]) -> web.Response:
-    """The same, of what the JSON is to say."""
-    return json_answer(wire.dumps(members))

@@ -28,8 +28,15 @@ MAX_BATCH = 64
 """Pieces of brief work that are done in one go."""
 
 SLOW_SECONDS = 0.005
-"""After something took longer than this on the event loop, such things are left to the workers for
-a while."""
+"""What takes longer than this on the event loop holds up the others."""
+
+SLOW_SHARE = 0.02
+"""The most of the event loop's time that such things may take in the long run, …"""
+
+SLOW_AT_ONCE_SECONDS = 0.05
+"""… and the most that they may take together before they are counted against that. (A file system
+that writes its journal every few seconds makes one operation wait for some milliseconds then.)
+Beyond it, such things are left to the workers for a while."""
 
 FIRST_PAUSE_SECONDS = 2.0
 LONGEST_PAUSE_SECONDS = 600.0
@@ -64,6 +71,8 @@ class Workers:
         self._waiting: list[_Brief] = []
         self._batches: dict[Future[_Results], float] = {}
         self._timer: asyncio.Handle | None = None
+        self._slow = 0.0
+        self._slow_at = 0.0
         self._slow_until = 0.0
         self._pause = FIRST_PAUSE_SECONDS
 
@@ -111,8 +120,8 @@ class Workers:
 
     def at_once(self, work: Callable[..., T], *arguments: Any) -> T:
         """Do on the spot, on the event loop, what takes microseconds unless the disk is in trouble:
-        that is several times as fast as to wake a thread for it. Once it took long, it is not done
-        so for a while, and for twice as long each time that it takes long again.
+        that is several times as fast as to wake a thread for it. Once it took too long, it is not
+        done so for a while, and for twice as long each time that it takes too long again.
 
         :param work: takes one more argument: whether it may wait for others. If it may not, and
             would have to, it raises :class:`WouldWait` and has done nothing.
@@ -136,8 +145,13 @@ class Workers:
     def _learn(self, begun: float) -> None:
         now = time.monotonic()
         if now - begun > SLOW_SECONDS:
-            self._slow_until = now + self._pause
-            self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
+            paid = (now - self._slow_at) * SLOW_SHARE
+            self._slow = max(0.0, self._slow - paid) + now - begun
+            self._slow_at = now
+            if self._slow > SLOW_AT_ONCE_SECONDS:
+                self._slow = 0.0
+                self._slow_until = now + self._pause
+                self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
         elif self._pause > FIRST_PAUSE_SECONDS and now > self._slow_until + self._pause:
             self._pause = FIRST_PAUSE_SECONDS
 

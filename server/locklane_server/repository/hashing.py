@@ -26,6 +26,8 @@ def hash_directories_lower(key: Key) -> tuple[str, str]:
 def hash_directories_mixed(key: Key) -> tuple[str, str]:
     """The two directories above a key's object in a repository with a work tree: the lowest 20
     bits of the key's md5, five at a time."""
-    bits = int.from_bytes(_md5(key)[:4], "little")
-    a, b, c, d = (_MIXED_LETTERS[bits >> shift & 31] for shift in (0, 6, 12, 18))
-    return b + a, d + c
+    bits, letters = int.from_bytes(_md5(key)[:4], "little"), _MIXED_LETTERS
+    return (
+        letters[bits >> 6 & 31] + letters[bits & 31],
+        letters[bits >> 18 & 31] + letters[bits >> 12 & 31],
+    )

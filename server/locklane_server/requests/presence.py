@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from locklane_client import wire
-from locklane_server.request import ApiRequest, Requests, answer, json_answer
+from locklane_server.request import ApiRequest, Requests
 
 _PRESENT, _NOT_PRESENT = (wire.dumps({"present": present}) for present in (True, False))
 
@@ -13,13 +13,13 @@ _PRESENT, _NOT_PRESENT = (wire.dumps({"present": present}) for present in (True,
 async def _checkpresent(request: ApiRequest) -> web.StreamResponse:
     key, _ = request.key, request.client_uuid
     present = await request.served.repository.present(key)
-    return json_answer(_PRESENT if present else _NOT_PRESENT)
+    return request.answer(_PRESENT if present else _NOT_PRESENT)
 
 
 async def _gettimestamp(request: ApiRequest) -> web.StreamResponse:
     request.needs_version(3)
     _ = request.client_uuid
-    return answer({"timestamp": int(request.served.clock())})
+    return request.answer({"timestamp": int(request.served.clock())})
 
 
 REQUESTS: Requests = {

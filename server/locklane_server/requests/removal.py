@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from locklane_server.locks import Refusal
-from locklane_server.request import ApiRequest, Requests, answer
+from locklane_server.request import ApiRequest, Requests
 
 
 async def _remove(request: ApiRequest) -> web.StreamResponse:
@@ -20,11 +20,11 @@ async def _remove_before(request: ApiRequest) -> web.StreamResponse:
     return _removed(request, await request.served.remove(key, before=before))
 
 
-def _removed(request: ApiRequest, refusal: Refusal | None) -> web.Response:
+def _removed(request: ApiRequest, refusal: Refusal | None) -> web.StreamResponse:
     members = request.with_plus({"removed": refusal is None})
     if refusal is not None:
         members["reason"] = refusal.value
-    return answer(members)
+    return request.answer(members)
 
 
 REQUESTS: Requests = {

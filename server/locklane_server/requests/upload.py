@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import hdrs, web
 
-from locklane_server.request import ApiError, ApiRequest, Requests, answer
+from locklane_server.request import ApiError, ApiRequest, Requests
 
 _LENGTH = "X-git-annex-data-length"
 
@@ -15,8 +15,8 @@ async def _put(request: ApiRequest) -> web.StreamResponse:
     if version is not None and version >= 4 and request.optional("data-present") == "true":
         if not await request.served.repository.confirm(key):
             reason = "the content is said to be present, and it is not"
-            return answer({**stored, "stored": False, "reason": reason})
-        return answer(stored)
+            return request.answer({**stored, "stored": False, "reason": reason})
+        return request.answer(stored)
     length = _promised(request)
     skip = request.optional("offset") if version != 0 else None
     offset = 0 if skip is None else request.number("offset", skip)
@@ -30,7 +30,7 @@ async def _put(request: ApiRequest) -> web.StreamResponse:
     ) as upload:
         if upload is None:
             await _pass_over(request.http)
-            return answer(stored)
+            return request.answer(stored)
         await _go_ahead(request.http)
         came = 0
         async for data in request.http.content.iter_any():
@@ -42,15 +42,15 @@ async def _put(request: ApiRequest) -> web.StreamResponse:
             # A sender whose file changes under its hands says so in this way.
             raise ApiError(422, f"{length} bytes were promised, and {came} came")
         await upload.finish()
-    return answer(stored)
+    return request.answer(stored)
 
 
 async def _putoffset(request: ApiRequest) -> web.StreamResponse:
     request.needs_version(1)
     key, _ = request.key, request.client_uuid
     if await request.served.repository.present(key):
-        return answer(request.with_plus({"alreadyhave": True}))
-    return answer({"offset": await request.served.repository.partial(key)})
+        return request.answer(request.with_plus({"alreadyhave": True}))
+    return request.answer({"offset": await request.served.repository.partial(key)})
 
 
 def _promised(request: ApiRequest) -> int:

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from locklane_client import wire
 from locklane_server.locks import Refusal
-from locklane_server.request import ApiError, ApiRequest, Requests, json_answer
+from locklane_server.request import ApiError, ApiRequest, Requests
 from locklane_server.served import Hold
 
 
@@ -32,16 +32,16 @@ class LongPoll:
     async def _lockcontent(self, request: ApiRequest) -> web.StreamResponse:
         lock = await request.served.lock(request.key, request.client_uuid, self.name, live=False)
         if isinstance(lock, Refusal):
-            return json_answer(wire.not_locked_answer(lock.value))
-        return json_answer(wire.lock_answer(lock.id))
+            return request.answer(wire.not_locked_answer(lock.value))
+        return request.answer(wire.lock_answer(lock.id))
 
     async def _keeplocked(self, request: ApiRequest) -> web.StreamResponse:
         hold = request.served.keep(request.required("lockid"))
         if isinstance(hold, Refusal):
-            return json_answer(wire.not_locked_answer(hold.value))
+            return request.answer(wire.not_locked_answer(hold.value))
         with hold:
             await _wait_for_unlock(request.http, hold)
-        return json_answer(wire.not_locked_answer(hold.ended, retained=hold.retained))
+        return request.answer(wire.not_locked_answer(hold.ended, retained=hold.retained))
 
 
 async def _wait_for_unlock(http: web.BaseRequest, hold: Hold) -> None:

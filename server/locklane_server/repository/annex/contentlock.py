@@ -21,19 +21,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from locklane_server.descriptors import Descriptors
 from locklane_server.repository import filelock
+from locklane_server.repository.annex import retentionfiles
+from locklane_server.repository.annex.lockfiles import LockFile, LockFiles, NoDescriptorError
 from locklane_server.repository.annex.modes import Modes
-from locklane_server.repository.annex.spares import Spares
+from locklane_server.repository.annex.retentionfiles import RetentionFile, RetentionFiles
+from locklane_server.repository.annex.scratch import Scratch
 from locklane_server.workers import WouldWait
 
 PATIENCE_SECONDS = 0.05
 """How long a lock is tried that another has as a write lock. Removal takes longer, or not."""
-
-_ATTEMPTS = 100
-"""Times that a lock is tried for whose file somebody deleted in the meantime."""
 
 
 class Taken(enum.Enum):
@@ -54,14 +54,16 @@ def _any(_: str, __: os.stat_result) -> bool:
 class _Held:
     """One locked key."""
 
-    __slots__ = ("count", "descriptor", "foreign", "guard", "until")
+    __slots__ = ("count", "file", "foreign", "guard", "retention", "until")
 
     def __init__(self) -> None:
         self.guard = threading.Lock()
         self.count = 0
-        self.descriptor = -1
+        self.file: LockFile
         self.until = 0.0
-        """The retention written, in seconds since the epoch."""
+        """How long it is retained, in seconds since the epoch."""
+        self.retention: RetentionFile | None = None
+        """What has been put there for that."""
         self.foreign: float | None = None
         """A retention that was there before ours, and is not ours to delete."""
 
@@ -82,16 +84,17 @@ class ContentLocks:
         descriptors: Descriptors | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._spares = Spares(scratch, modes.creation)
+        self._scratch = Scratch(scratch, modes)
         self._modes = modes
-        self._descriptors = descriptors or Descriptors(sys.maxsize)
+        self._files = LockFiles(self._scratch, modes, descriptors or Descriptors(sys.maxsize))
+        self._retentions = RetentionFiles(self._scratch, modes)
         self._now = now
         self._guard = threading.Lock()
         self._held: dict[str, _Held] = {}
         self._paths: dict[str, str] = {}
 
     def __len__(self) -> int:
-        """Keys locked, and descriptors open for that."""
+        """Keys locked, and descriptors in use for that."""
         return len(self._held)
 
     # -- locking -----------------------------------------------------------------------------------
@@ -114,7 +117,8 @@ class ContentLocks:
         :raises OSError: the disk does not let it be promised. Nothing is locked then.
         :raises WouldWait: others are, and it shall not be waited. Nothing is locked.
         """
-        with self._entry(path, wait) as held:
+        held = self._enter(path, wait)
+        try:
             if held.count == 0:
                 taken = self._open(path, held, wait)
                 if taken is not Taken.LOCKED:
@@ -123,13 +127,16 @@ class ContentLocks:
                 if not _is_there(path, good):
                     self._close(path, held)
                     return Taken.NOT_PRESENT
-                self._retain(path, held, until, wait)
+                if until > held.until:
+                    self._retain(path, held, until, wait)
             except BaseException:
                 self._close(path, held)
                 raise
             held.count += 1
             self._paths[lock_id] = path
             return Taken.LOCKED
+        finally:
+            self._leave(path, held)
 
     def unlock(self, lock_id: str, *, wait: bool = True) -> None:
         """Undo one :meth:`lock`; the last one lets others remove the content. Does nothing if
@@ -141,11 +148,19 @@ class ContentLocks:
         path = self._paths.get(lock_id)
         if path is None:
             return
-        with self._entry(path, wait) as held:
+        held = self._enter(path, wait)
+        try:
             if self._paths.pop(lock_id, None) is None or held.count == 0:
                 return
             held.count -= 1
             self._close(path, held)
+        finally:
+            self._leave(path, held)
+
+    def trim(self) -> None:
+        """Let go of files that are kept to be used again, and have not been of late."""
+        self._files.trim()
+        self._retentions.trim()
 
     def abandon(self) -> None:
         """Let go of everything as the death of the process would: retention goes on."""
@@ -155,13 +170,15 @@ class ContentLocks:
         for held in entries.values():
             with held.guard:
                 if held.count:
+                    held.file.share()  # so that it is not used again
                     self._release(held)
                     held.count = 0
-        self._spares.close()
+        self._files.close()
+        self._retentions.close()
+        self._scratch.close()
 
-    @contextmanager
-    def _entry(self, path: str, wait: bool) -> Iterator[_Held]:
-        """The entry of a key, to itself; dropped when nothing holds it any more."""
+    def _enter(self, path: str, wait: bool) -> _Held:
+        """The entry of a key, to itself until :meth:`_leave`."""
         while True:
             with self._guard:
                 held = self._held.get(path)
@@ -170,92 +187,80 @@ class ContentLocks:
             if not held.guard.acquire(wait):
                 raise WouldWait
             if self._held.get(path) is held:
-                break
+                return held
             held.guard.release()  # it was dropped while we waited
-        try:
-            yield held
-        finally:
-            if held.count == 0:
-                with self._guard:
-                    if self._held.get(path) is held:
-                        del self._held[path]
-            held.guard.release()
+
+    def _leave(self, path: str, held: _Held) -> None:
+        """Drop the entry if nothing holds the key any more."""
+        if held.count == 0:
+            with self._guard:
+                if self._held.get(path) is held:
+                    del self._held[path]
+        held.guard.release()
 
     def _open(self, path: str, held: _Held, wait: bool) -> Taken:
-        if not self._descriptors.take():
-            return Taken.NO_DESCRIPTOR
         try:
-            descriptor = self._take(path + ".lck", exclusive=False)
-            end = time.monotonic() + PATIENCE_SECONDS
-            while descriptor is None and time.monotonic() < end:
+            file = self._files.acquire(path + ".lck")
+            end = time.monotonic() + PATIENCE_SECONDS if file is None else 0.0
+            while file is None and time.monotonic() < end:
                 # Another may only be writing its retention.
                 if not wait:
                     raise WouldWait
                 time.sleep(random.uniform(0.000_1, 0.002))
-                descriptor = self._take(path + ".lck", exclusive=False)
-        except BaseException:
-            self._descriptors.give_back()
-            raise
-        if descriptor is None or descriptor < 0:
-            self._descriptors.give_back()
-            return Taken.BUSY if descriptor is None else Taken.NOT_PRESENT
-        held.descriptor = descriptor
-        held.foreign, held.until = None, 0.0
+                file = self._files.acquire(path + ".lck")
+        except (FileNotFoundError, NotADirectoryError):
+            return Taken.NOT_PRESENT
+        except NoDescriptorError:
+            return Taken.NO_DESCRIPTOR
+        if file is None:
+            return Taken.BUSY
+        held.file = file
         return Taken.LOCKED
-
-    def _release(self, held: _Held) -> None:
-        os.close(held.descriptor)
-        self._descriptors.give_back()
 
     def _close(self, path: str, held: _Held) -> None:
         """Let go, if nobody here holds it any more; whoever is the last of all cleans up."""
         if held.count:
             return
-        lock_file = path + ".lck"
-        taken: list[str | None] = []
+        file = held.file
         try:
-            alone = filelock.try_lock(held.descriptor, exclusive=True)
+            alone = file.make_exclusive()
             if not alone:
                 # Another may try the same at the same time; then one of the two has to succeed.
-                filelock.unlock(held.descriptor)
-                alone = filelock.try_lock(held.descriptor, exclusive=True) and filelock.is_sane(
-                    held.descriptor, lock_file
-                )
+                filelock.unlock(file.descriptor)
+                alone = file.make_exclusive() and filelock.is_sane(file.descriptor, path + ".lck")
             if alone:
-                self._changing(path, lambda: self._clear(path, held, taken))
+                self._clear(path, held)
+        except BaseException:
+            file.share()
+            raise
         finally:
             self._release(held)
-            self._spares.give(*taken)
 
-    def _clear(self, path: str, held: _Held, taken: list[str | None]) -> None:
-        if held.until and self._read_retention(path) == held.until:
+    def _clear(self, path: str, held: _Held) -> None:
+        retention = held.retention
+        if retention is not None and retention.is_at(path + ".rtm"):
             if held.foreign is not None and held.foreign > self._now():
-                self._write_retention(path, held.foreign)
+                self._write_retention(path, held, held.foreign)
             else:
-                taken.append(self._spares.remove(path + ".rtm"))
-                taken.append(self._spares.remove(path + ".rtl"))
-        taken.append(self._spares.remove(path + ".lck"))
+                self._modes.delete(path + ".rtm", path + ".rtl")
+        self._modes.delete(path + ".lck")
+
+    def _release(self, held: _Held) -> None:
+        self._files.release(held.file)
+        if held.retention is not None:
+            self._retentions.release(held.retention)
+            held.retention = None
 
     # -- retention ---------------------------------------------------------------------------------
 
     def _retain(self, path: str, held: _Held, until: float, wait: bool) -> None:
-        until = _rounded_up(until)
-        if until <= held.until:
-            return
-
-        self._changing(path, lambda: self._move_retention(path, held, until, wait))
-        held.until = until
-
-    def _move_retention(self, path: str, held: _Held, until: float, wait: bool) -> None:
-        if not held.until and filelock.try_lock(held.descriptor, exclusive=True):
+        if held.count == 0 and held.file.make_exclusive():
             # Nobody else has any lock on the content, so nobody else may write this.
-            try:
-                self._compare_and_write(path, held, until)
-            finally:
-                filelock.try_lock(held.descriptor, exclusive=False)
+            self._compare_and_write(path, held, until)
+            held.file.share()
             return
         # Only who has the write lock on the content deletes this file, and we have a read lock.
-        order = self._spares.open(path + ".rtl")
+        order = self._modes.create(path + ".rtl")
         try:
             if wait:
                 filelock.wait(order)
@@ -264,34 +269,29 @@ class ContentLocks:
             self._compare_and_write(path, held, until)
         finally:
             os.close(order)
-        self._modes.file(path + ".rtl")
 
     def _compare_and_write(self, path: str, held: _Held, until: float) -> None:
-        there = self._read_retention(path)
-        if there is not None and there != held.until and there > self._now():
+        place = path + ".rtm"
+        if held.retention is None:
+            held.retention = self._retentions.put(until, place)
+            if held.retention is not None:
+                held.until = held.retention.until
+                return
+        there = retentionfiles.read(place)
+        ours = held.retention is not None and held.retention.is_at(place)
+        if there is not None and not ours and there > self._now():
             held.foreign = max(there, held.foreign or 0.0)
+        held.until = until
         if there is None or there < until:
-            self._write_retention(path, until)
+            self._write_retention(path, held, until)
 
-    def _write_retention(self, path: str, until: float) -> None:
-        new = self._spares.written(_spell(until))
-        try:
-            self._modes.file(new)
-            os.rename(new, path + ".rtm")
-        except BaseException:
-            self._spares.give(new)
-            raise
-
-    def _read_retention(self, path: str) -> float | None:
-        """When the retention ends, in seconds since the epoch; ``None`` without one."""
-        try:
-            descriptor = os.open(path + ".rtm", os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
-        try:
-            return _understand(os.read(descriptor, 64))
-        finally:
-            os.close(descriptor)
+    def _write_retention(self, path: str, held: _Held, until: float) -> None:
+        """Replace what is there."""
+        before = held.retention
+        held.retention = self._retentions.replace(until, path + ".rtm")
+        held.until = held.retention.until
+        if before is not None:
+            self._retentions.release(before)
 
     # -- removal -----------------------------------------------------------------------------------
 
@@ -304,78 +304,32 @@ class ContentLocks:
 
         :raises OSError: the lock file cannot be made or deleted.
         """
-        retained = self._read_retention(path)
-        if retained is not None and self._now() <= retained:
+        if self._is_retained(path):
             yield False
             return
-        descriptor = self._take(path + ".lck", exclusive=True)
+        try:
+            descriptor = self._files.lock_for_removal(path + ".lck")
+        except (FileNotFoundError, NotADirectoryError):
+            yield True
+            return
         if descriptor is None:
             yield False
             return
-        if descriptor < 0:
-            yield True  # there is not even a directory
-            return
         try:
             # Whoever wrote one since we looked held a lock then.
-            retained = self._read_retention(path)
-            if retained is not None and self._now() <= retained:
+            if self._is_retained(path):
                 yield False
             else:
                 # One that cannot be understood (empty after a power cut) is cleared away too.
-                self._changing(path, lambda: _delete(path + ".rtm", path + ".rtl"))
+                self._modes.delete(path + ".rtm", path + ".rtl")
                 yield True
-            self._changing(path, lambda: _delete(path + ".lck"))
+            self._modes.delete(path + ".lck")
         finally:
             os.close(descriptor)
 
-    # -- files in a directory that is kept read-only -----------------------------------------------
-
-    def _take(self, lock_file: str, *, exclusive: bool) -> int | None:
-        """A descriptor with the lock; ``None``: another has it; -1: there is no such directory."""
-        for _ in range(_ATTEMPTS):
-            try:
-                descriptor = self._open_lock_file(lock_file)
-            except NotADirectoryError:
-                return -1
-            except FileNotFoundError:
-                if os.path.isdir(os.path.dirname(lock_file)):
-                    continue
-                return -1
-            try:
-                if not filelock.try_lock(descriptor, exclusive=exclusive):
-                    os.close(descriptor)
-                    return None
-                if filelock.is_sane(descriptor, lock_file):
-                    return descriptor
-            except BaseException:
-                os.close(descriptor)
-                raise
-            os.close(descriptor)
-        return None
-
-    def _open_lock_file(self, lock_file: str) -> int:
-        opened = -1
-
-        def create() -> None:
-            nonlocal opened
-            opened = self._spares.open(lock_file)
-
-        self._changing(lock_file, create)
-        self._modes.file(lock_file)
-        return opened
-
-    def _changing(self, path: str, change: Callable[[], object]) -> None:
-        """Make a change in the directory of ``path``, which is only thawed where that is needed."""
-        try:
-            change()
-        except PermissionError:
-            self._modes.change(os.path.dirname(path), change)
-
-
-def _delete(*paths: str) -> None:
-    for path in paths:
-        with suppress(FileNotFoundError):
-            os.unlink(path)
+    def _is_retained(self, path: str) -> bool:
+        until = retentionfiles.read(path + ".rtm")
+        return until is not None and self._now() <= until
 
 
 def _is_there(path: str, good: Callable[[str, os.stat_result], bool]) -> bool:
@@ -384,20 +338,3 @@ def _is_there(path: str, good: Callable[[str, os.stat_result], bool]) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return stat.S_ISREG(status.st_mode) and good(path, status)
-
-
-def _rounded_up(seconds: float) -> float:
-    """To whole microseconds, which a float of today's size can still tell apart."""
-    return -(-seconds * 1e6 // 1) / 1e6 if seconds % 1 else seconds
-
-
-def _spell(seconds: float) -> bytes:
-    return f"{seconds:.6f}s".encode("ascii")
-
-
-def _understand(text: bytes) -> float | None:
-    """As git-annex reads it: what is no time is no retention."""
-    try:
-        return float(text.strip().rstrip(b"s"))
-    except ValueError:
-        return None

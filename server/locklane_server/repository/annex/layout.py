@@ -6,7 +6,7 @@ Only names are made here; nothing is looked at.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
 
@@ -18,10 +18,10 @@ class Places(Sequence[str]):
     """The two paths that the content of a key may have. The second is only made where the first
     was in vain: this is needed at each request. Strings, for the same reason."""
 
-    __slots__ = ("_bare", "_git", "_key", "_paths")
+    __slots__ = ("_bare", "_key", "_objects", "_paths")
 
-    def __init__(self, git: Path, key: Key, *, bare: bool) -> None:
-        self._git = git
+    def __init__(self, objects: str, key: Key, *, bare: bool) -> None:
+        self._objects = objects
         self._key = key
         self._bare = bare
         self._paths: list[str] = []
@@ -42,7 +42,7 @@ class Places(Sequence[str]):
             hashed = hash_directories_lower if lower else hash_directories_mixed
             first, second = hashed(self._key)
             name = self._key.file_name
-            paths.append(f"{self._git}/annex/objects/{first}/{second}/{name}/{name}")
+            paths.append(f"{self._objects}/{first}/{second}/{name}/{name}")
         return paths[index]
 
 
@@ -56,6 +56,10 @@ class Layout:
 
     git: Path
     bare: bool
+    _objects: str = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_objects", f"{self.git}/annex/objects")
 
     @property
     def annex(self) -> Path:
@@ -69,7 +73,7 @@ class Layout:
 
     def objects(self, key: Key) -> Places:
         """Where the content of a key may lie; new content belongs to the first."""
-        return Places(self.git, key, bare=self.bare)
+        return Places(self._objects, key, bare=self.bare)
 
     def partial(self, key: Key) -> Path:
         """Where content that is not complete yet is kept."""

@@ -15,6 +15,9 @@ T = TypeVar("T")
 
 _WRITE = 0o222
 _OWNER_WRITE = stat.S_IWUSR
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK)
+"""What file systems say that know no hard links, or no more of them."""
+
 _ATTEMPTS = 100
 """Times that a directory is made writable again after another process, done with its own change,
 made it read-only under our hands."""
@@ -148,6 +151,60 @@ class Modes:
                 return change()
         raise PermissionError(errno.EACCES, f"{path} does not stay writable")
 
+    def change_beside(self, path: str, change: Callable[[], T]) -> T:
+        """Make a change in the directory of ``path``, which is only thawed where that is needed.
+
+        :raises OSError: it cannot be made.
+        """
+        try:
+            return change()
+        except PermissionError:
+            return self.change(os.path.dirname(path), change)
+
+    def create(self, path: str) -> int:
+        """Open a file that is not content in the directory of one key's content, to be read and
+        written; it is made if it is not there.
+
+        :raises FileNotFoundError: the directory is not there.
+        :raises OSError: it cannot be opened.
+        """
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        descriptor = self.change_beside(path, lambda: os.open(path, flags, self.creation))
+        self.file(path)
+        return descriptor
+
+    def delete(self, *paths: str) -> None:
+        """Delete those of some files that are there, in the directory of one key's content.
+
+        :raises OSError: they cannot be deleted.
+        """
+        try:
+            _delete(paths)
+        except PermissionError:
+            self.change(os.path.dirname(paths[0]), lambda: _delete(paths))
+
+    def link(self, source: str, target: str) -> bool:
+        """Let a file appear in the directory of one key's content, but not over another.
+
+        :returns: ``False``: there is one, or the file system cannot do it.
+        :raises FileNotFoundError: the directory is not there, or the file is not.
+        :raises OSError: it is not allowed, or there is no space.
+        """
+        try:
+            os.link(source, target)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno in _NO_LINKS:
+                return False
+            if error.errno != errno.EACCES:
+                raise
+            try:
+                self.change(os.path.dirname(target), lambda: os.link(source, target))
+            except FileExistsError:
+                return False
+        return True
+
     def _change(self, path: str | os.PathLike[str], *, add: int = 0, remove: int = 0) -> None:
         try:
             old = stat.S_IMODE(os.stat(path).st_mode)
@@ -161,6 +218,12 @@ class Modes:
     def _set(self, path: str | os.PathLike[str], mode: int) -> None:
         with suppress(OSError):
             os.chmod(path, mode)
+
+
+def _delete(paths: tuple[str, ...]) -> None:
+    for path in paths:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def _directory_mode(mode: int) -> int:

@@ -47,7 +47,7 @@ from locklane_server.repository.annex.keysdb import (
 )
 from locklane_server.repository.annex.locationlog import LocationLog, journal_name
 from locklane_server.repository.annex.objects import Objects
-from locklane_server.repository.annex.spares import clear_up
+from locklane_server.repository.annex.scratch import clear_up
 from locklane_server.repository.annex.transfers import Transfers
 from locklane_server.repository.content import FileContent, find, find_blocking, open_content
 from locklane_server.repository.diskerrors import disk_error
@@ -400,29 +400,26 @@ class AnnexRepository:
     def _lock(self, key: Key, lock: Lock, wait: bool) -> Refusal | None:
         until = time.time() + lock.locked_at + RETENTION - self._clock()
         busy = None
-
-        def good(place: str, status: os.stat_result) -> bool:
-            if self._objects.may_be_edited(status) and not self._objects.is_known(place, status):
-                raise _MayBeEdited
-            return True
-
         self._be_there(wait)
         try:
             for place in self._layout.objects(key):
-                match self._locks.lock(place, lock.id, until, good=good, wait=wait):
-                    case Taken.LOCKED:
-                        return None
-                    case Taken.BUSY:
-                        busy = Refusal.REMOVING
-                    case Taken.NO_DESCRIPTOR:
-                        return Refusal.DESCRIPTORS
-                    case Taken.NOT_PRESENT:
-                        pass
+                taken = self._locks.lock(place, lock.id, until, good=self._is_good, wait=wait)
+                if taken is Taken.LOCKED:
+                    return None
+                if taken is Taken.NO_DESCRIPTOR:
+                    return Refusal.DESCRIPTORS
+                if taken is Taken.BUSY:
+                    busy = Refusal.REMOVING
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 return Refusal.DESCRIPTORS
             raise disk_error("cannot lock the content", error) from error
         return busy or Refusal.NOT_PRESENT
+
+    def _is_good(self, place: str, status: os.stat_result) -> bool:
+        if self._objects.may_be_edited(status) and not self._objects.is_known(place, status):
+            raise _MayBeEdited
+        return True
 
     async def unlock_content(self, lock: Lock) -> None:
         if self._local and not self._workers.disk_is_slow:
@@ -456,6 +453,7 @@ class AnnexRepository:
 
     async def tidy(self) -> None:
         await self._unlock_what_is_left()
+        await self._workers.run_brief(self._locks.trim)
 
     async def retained(self) -> list[Lock]:
         """None by their ids: what an earlier process promised is in git-annex's retention files,

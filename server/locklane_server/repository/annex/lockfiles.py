@@ -1,0 +1,184 @@
+"""``KEYFILE.lck``: lock files that are made for a moment, and used again.
+
+A free one is open, write-locked and in :mod:`~locklane_server.repository.annex.scratch`. To lock a
+key is to link it to where the key's lock file belongs: in one step it is there, and locked. To
+unlock is to unlink it there. (To make, open, lock and delete a file each time costs several times
+as much; ext4 alone looks for a new inode past all those that were in use in the last five seconds.)
+
+Whoever opened it for one key and locks it when it serves another finds that it is not the file of
+that name any more, as with one that was deleted: git-annex looks for that too.
+"""
+
+from __future__ import annotations
+
+import os
+
+from locklane_server.descriptors import Descriptors
+from locklane_server.repository import filelock
+from locklane_server.repository.annex.modes import Modes
+from locklane_server.repository.annex.scratch import Scratch
+
+_ATTEMPTS = 100
+"""Times that a lock is tried for whose file somebody deleted in the meantime."""
+
+
+class NoDescriptorError(Exception):
+    """As many files are open for locks as may be."""
+
+
+class LockFile:
+    """A lock file that is open and locked."""
+
+    __slots__ = ("descriptor", "exclusive", "spare")
+
+    def __init__(self, descriptor: int, spare: str | None, *, exclusive: bool) -> None:
+        self.descriptor = descriptor
+        self.spare = spare
+        """Where it stays when it is not needed; ``None``: it is somebody else's."""
+        self.exclusive = exclusive
+        """The lock is a write lock."""
+
+    def make_exclusive(self) -> bool:
+        """Turn the lock into a write lock; ``False``: others have one too."""
+        self.exclusive = self.exclusive or filelock.try_lock(self.descriptor, exclusive=True)
+        return self.exclusive
+
+    def share(self) -> None:
+        """Turn the lock into a read lock."""
+        if self.exclusive:
+            filelock.try_lock(self.descriptor, exclusive=False)
+            self.exclusive = False
+
+
+class LockFiles:
+    """The lock files that a process has open in one repository. For any number of threads.
+
+    :param descriptors: how many may be open, the free ones among them.
+    """
+
+    def __init__(self, scratch: Scratch, modes: Modes, descriptors: Descriptors) -> None:
+        self._scratch = scratch
+        self._modes = modes
+        self._descriptors = descriptors
+        self._free: list[LockFile] = []
+        self._least_free = 0
+
+    def acquire(self, path: str) -> LockFile | None:
+        """Lock the lock file of that path, which is made if it is not there, with a write lock if
+        it was not, else with a read lock.
+
+        :returns: ``None``: another has the write lock.
+        :raises FileNotFoundError: the directory is not there.
+        :raises NoDescriptorError: too many are open.
+        :raises OSError: it cannot be made or opened.
+        """
+        spare = self._take()
+        try:
+            if self._link(spare, path):
+                return spare
+        except BaseException:
+            self.release(spare)
+            raise
+        self.release(spare)
+        return self._open(path)
+
+    def lock_for_removal(self, path: str) -> int | None:
+        """A descriptor with the write lock on the lock file of that path, which is made if it is
+        not there. It does not count: no more of them are open than there are removals.
+
+        :returns: ``None``: others have a lock.
+        :raises FileNotFoundError: the directory is not there.
+        :raises OSError: it cannot be made or opened.
+        """
+        return self._attempt(path, exclusive=True)
+
+    def release(self, file: LockFile) -> None:
+        """The file is not anywhere any more where it is needed, or not ours to care for."""
+        if file.spare is not None and file.exclusive:
+            self._free.append(file)
+        else:
+            self._close(file)
+
+    def trim(self) -> None:
+        """Close those that have been free ever since this was last asked for."""
+        for _ in range(self._least_free):
+            if self._free:
+                self._close(self._free.pop(0))
+        self._least_free = len(self._free)
+
+    def close(self) -> None:
+        """Close all that are free."""
+        while self._free:
+            self._close(self._free.pop())
+
+    def _take(self) -> LockFile:
+        try:
+            spare = self._free.pop()
+        except IndexError:
+            if not self._descriptors.take():
+                raise NoDescriptorError from None
+            try:
+                spare = self._create()
+            except BaseException:
+                self._descriptors.give_back()
+                raise
+        if len(self._free) < self._least_free:
+            self._least_free = len(self._free)
+        return spare
+
+    def _create(self) -> LockFile:
+        path, descriptor = self._scratch.create()
+        try:
+            filelock.try_lock(descriptor, exclusive=True)
+        except BaseException:
+            os.close(descriptor)
+            self._scratch.delete(path)
+            raise
+        return LockFile(descriptor, path, exclusive=True)
+
+    def _close(self, file: LockFile) -> None:
+        if file.spare is not None:
+            self._scratch.delete(file.spare)
+        os.close(file.descriptor)
+        self._descriptors.give_back()
+
+    def _link(self, spare: LockFile, path: str) -> bool:
+        """``False``: there is one already, or it does not go in this way."""
+        assert spare.spare is not None
+        try:
+            return self._modes.link(spare.spare, path)
+        except FileNotFoundError:
+            if not os.path.isdir(os.path.dirname(path)):
+                raise
+            spare.spare = None  # somebody has cleared it away
+            return False
+
+    def _open(self, path: str) -> LockFile | None:
+        if not self._descriptors.take():
+            if not self._free:
+                raise NoDescriptorError
+            self._close(self._free.pop())
+            if not self._descriptors.take():
+                raise NoDescriptorError
+        descriptor = None
+        try:
+            descriptor = self._attempt(path, exclusive=False)
+        finally:
+            if descriptor is None:
+                self._descriptors.give_back()
+        return None if descriptor is None else LockFile(descriptor, None, exclusive=False)
+
+    def _attempt(self, path: str, *, exclusive: bool) -> int | None:
+        for _ in range(_ATTEMPTS):
+            descriptor = self._modes.create(path)
+            try:
+                if not filelock.try_lock(descriptor, exclusive=exclusive):
+                    os.close(descriptor)
+                    return None
+                if filelock.is_sane(descriptor, path):
+                    return descriptor
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)  # it was deleted meanwhile
+        return None

@@ -1,0 +1,166 @@
+"""``KEYFILE.rtm``: until when content has to stay, even if the process that locked it is gone.
+
+What is promised in one tenth of a second is promised until the same time, up to a tenth later than
+asked for; so one file, written once, is linked beside all objects that are locked in that tenth. It
+cannot be written to, and git-annex replaces such files and never changes them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import stat
+import threading
+
+from locklane_server.repository.annex.modes import Modes
+from locklane_server.repository.annex.scratch import Scratch
+
+_TIME = re.compile(rb"\s*(-?[0-9]{1,15}(?:\.[0-9]*)?)s?\s*")
+
+
+class RetentionFile:
+    """One such file, which may have been put into place any number of times."""
+
+    __slots__ = ("_identity", "path", "until", "users")
+
+    def __init__(self, path: str, until: float, status: os.stat_result) -> None:
+        self.path = path
+        """Where it stays; empty: nowhere but where it has been put."""
+        self.until = until
+        """Seconds since the epoch."""
+        self.users = 0
+        self._identity = status.st_dev, status.st_ino
+
+    def is_at(self, place: str) -> bool:
+        """Whether this is the file there."""
+        try:
+            status = os.stat(place)
+        except FileNotFoundError:
+            return False
+        if (status.st_dev, status.st_ino) != self._identity:
+            return False
+        # What stays elsewhere too is still the same file.
+        return bool(self.path) or read(place) == self.until
+
+
+class RetentionFiles:
+    """The retention files of a process in one repository. For any number of threads."""
+
+    def __init__(self, scratch: Scratch, modes: Modes) -> None:
+        self._scratch = scratch
+        self._modes = modes
+        self._guard = threading.Lock()
+        self._files: dict[float, RetentionFile] = {}
+
+    def put(self, until: float, place: str) -> RetentionFile | None:
+        """Let the file for that time, rounded up to a tenth, appear there, if there is none.
+
+        :param until: seconds since the epoch.
+        :returns: the file, which is to be released in the end; ``None``: there is one already, or
+            it does not go in this way.
+        :raises OSError: it cannot be put there.
+        """
+        file = self._take(_rounded_up(until))
+        put = False
+        try:
+            put = self._modes.link(file.path, place)
+        except FileNotFoundError:
+            if os.path.exists(file.path):
+                raise
+            self._forget(file)  # somebody has cleared it away
+        finally:
+            if not put:
+                self.release(file)
+        return file if put else None
+
+    def replace(self, until: float, place: str) -> RetentionFile:
+        """The same, whatever is there; only for who keeps others from doing so too.
+
+        :raises OSError: it cannot be put there.
+        """
+        until, name = _rounded_up(until), self._scratch.name()
+        file = self.put(until, name)
+        if file is not None:
+            try:
+                self._move(name, place)
+            except BaseException:
+                self.release(file)
+                raise
+            finally:
+                self._scratch.delete(name)  # a move onto itself leaves it
+            return file
+        copy = self._write(until)
+        try:
+            self._move(copy.path, place)
+        except BaseException:
+            self._scratch.delete(copy.path)
+            raise
+        copy.path, copy.users = "", 1
+        return copy
+
+    def release(self, file: RetentionFile) -> None:
+        """It is not in use any more."""
+        with self._guard:
+            file.users -= 1
+
+    def trim(self) -> None:
+        """Delete what is not in use."""
+        with self._guard:
+            for file in [file for file in self._files.values() if not file.users]:
+                del self._files[file.until]
+                self._scratch.delete(file.path)
+
+    def close(self) -> None:
+        """Delete all; what has been put into place stays there."""
+        with self._guard:
+            for file in self._files.values():
+                self._scratch.delete(file.path)
+            self._files.clear()
+
+    def _forget(self, file: RetentionFile) -> None:
+        with self._guard:
+            if self._files.get(file.until) is file:
+                del self._files[file.until]
+
+    def _take(self, until: float) -> RetentionFile:
+        with self._guard:
+            file = self._files.get(until)
+            if file is None:
+                file = self._files[until] = self._write(until)
+            file.users += 1
+            return file
+
+    def _move(self, name: str, place: str) -> None:
+        self._modes.change_beside(place, lambda: os.rename(name, place))
+
+    def _write(self, until: float) -> RetentionFile:
+        path, descriptor = self._scratch.create()
+        try:
+            os.write(descriptor, b"%.1fs" % until)
+            os.fchmod(descriptor, stat.S_IMODE(os.fstat(descriptor).st_mode) & ~0o222)
+            return RetentionFile(path, until, os.fstat(descriptor))
+        except BaseException:
+            self._scratch.delete(path)
+            raise
+        finally:
+            os.close(descriptor)
+
+
+def _rounded_up(seconds: float) -> float:
+    return math.ceil(seconds * 10) / 10
+
+
+def read(place: str) -> float | None:
+    """When the retention there ends, in seconds since the epoch; ``None``: there is none, or what
+    is there is no time, which git-annex takes for none too.
+
+    :raises OSError: it cannot be read.
+    """
+    try:
+        with open(place, "rb", buffering=0) as file:
+            text = file.read(64) or b""
+    except FileNotFoundError:
+        return None
+    match = _TIME.fullmatch(text)
+    return float(match[1]) if match else None

@@ -1,0 +1,88 @@
+"""A process's own small files, on the file system of the objects: made and written there, they are
+linked to where they are needed. What a process leaves that is killed, the next one clears up.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+from contextlib import suppress
+
+from locklane_server.repository import filelock
+from locklane_server.repository.annex.modes import Modes
+
+_ALIVE = "alive"
+"""End of the name of the file that a process keeps locked for as long as it lives."""
+
+
+class Scratch:
+    """The files of one process. For any number of threads.
+
+    :param directory: where they are; their names begin with something that no other process has.
+    :raises OSError: nothing can be made there.
+    """
+
+    def __init__(self, directory: str, modes: Modes) -> None:
+        self._prefix = f"{directory}/{os.getpid()}-{secrets.token_hex(4)}."
+        self._modes = modes
+        self._numbers = itertools.count()
+        alive = f"{self._prefix}{_ALIVE}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        self._alive = os.open(alive, flags, modes.creation)
+        filelock.try_lock(self._alive, exclusive=True)
+
+    def name(self) -> str:
+        """A path that nothing has."""
+        return f"{self._prefix}{next(self._numbers)}"
+
+    def create(self) -> tuple[str, int]:
+        """A new file, with the permissions of the repository: its path, and a descriptor.
+
+        :raises OSError: it cannot be made.
+        """
+        path = self.name()
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            descriptor = os.open(path, flags, self._modes.creation)
+        except FileNotFoundError:  # somebody has cleared the directory away
+            self._modes.make_directories(os.path.dirname(path))
+            descriptor = os.open(path, flags, self._modes.creation)
+        self._modes.file(path)
+        return path, descriptor
+
+    def delete(self, path: str) -> None:
+        """Delete a file, if that can be done."""
+        with suppress(OSError):
+            os.unlink(path)
+
+    def close(self) -> None:
+        """When all files are deleted."""
+        if self._alive >= 0:
+            self.delete(f"{self._prefix}{_ALIVE}")
+            os.close(self._alive)
+            self._alive = -1
+
+
+def clear_up(directory: str) -> None:
+    """Delete the files of processes that were killed.
+
+    :raises OSError: the directory cannot be read.
+    """
+    names = os.listdir(directory)
+    for name in names:
+        owner, _, rest = name.partition(".")
+        if rest != _ALIVE:
+            continue
+        try:
+            descriptor = os.open(f"{directory}/{name}", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            if filelock.try_lock(descriptor, exclusive=True):
+                for other in names:
+                    if other.startswith(f"{owner}."):
+                        with suppress(OSError):
+                            os.unlink(f"{directory}/{other}")
+        finally:
+            os.close(descriptor)
