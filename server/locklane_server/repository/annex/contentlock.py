@@ -119,22 +119,16 @@ class ContentLocks:
         """
         held = self._enter(path, wait)
         try:
-            if held.count == 0:
-                taken = self._open(path, held, wait)
-                if taken is not Taken.LOCKED:
-                    return taken
             try:
-                if not _is_there(path, good):
-                    self._close(path, held)
-                    return Taken.NOT_PRESENT
-                if until > held.until:
-                    self._retain(path, held, until, wait)
-            except BaseException:
-                self._close(path, held)
-                raise
-            held.count += 1
-            self._paths[lock_id] = path
-            return Taken.LOCKED
+                taken = self._lock(path, held, until, good, wait)
+            except PermissionError:
+                taken = self._modes.change(
+                    os.path.dirname(path), lambda: self._lock(path, held, until, good, wait)
+                )
+            if taken is Taken.LOCKED:
+                held.count += 1
+                self._paths[lock_id] = path
+            return taken
         finally:
             self._leave(path, held)
 
@@ -198,6 +192,29 @@ class ContentLocks:
                     del self._held[path]
         held.guard.release()
 
+    def _lock(
+        self,
+        path: str,
+        held: _Held,
+        until: float,
+        good: Callable[[str, os.stat_result], bool],
+        wait: bool,
+    ) -> Taken:
+        if held.count == 0:
+            taken = self._open(path, held, wait)
+            if taken is not Taken.LOCKED:
+                return taken
+        try:
+            if _is_there(path, good):
+                if until > held.until:
+                    self._retain(path, held, until, wait)
+                return Taken.LOCKED
+        except BaseException:
+            self._close(path, held)
+            raise
+        self._close(path, held)
+        return Taken.NOT_PRESENT
+
     def _open(self, path: str, held: _Held, wait: bool) -> Taken:
         try:
             file = self._files.acquire(path + ".lck")
@@ -215,6 +232,7 @@ class ContentLocks:
         if file is None:
             return Taken.BUSY
         held.file = file
+        held.until, held.foreign = 0.0, None
         return Taken.LOCKED
 
     def _close(self, path: str, held: _Held) -> None:
@@ -240,7 +258,8 @@ class ContentLocks:
         retention = held.retention
         if retention is not None and retention.is_at(path + ".rtm"):
             if held.foreign is not None and held.foreign > self._now():
-                self._write_retention(path, held, held.foreign)
+                foreign = held.foreign
+                self._modes.change_beside(path, lambda: self._write_retention(path, held, foreign))
             else:
                 self._modes.delete(path + ".rtm", path + ".rtl")
         self._modes.delete(path + ".lck")
@@ -281,9 +300,10 @@ class ContentLocks:
         ours = held.retention is not None and held.retention.is_at(place)
         if there is not None and not ours and there > self._now():
             held.foreign = max(there, held.foreign or 0.0)
-        held.until = until
         if there is None or there < until:
             self._write_retention(path, held, until)
+        else:
+            held.until = until
 
     def _write_retention(self, path: str, held: _Held, until: float) -> None:
         """Replace what is there."""

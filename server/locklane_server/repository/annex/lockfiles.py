@@ -16,7 +16,7 @@ import os
 from locklane_server.descriptors import Descriptors
 from locklane_server.repository import filelock
 from locklane_server.repository.annex.modes import Modes
-from locklane_server.repository.annex.scratch import Scratch
+from locklane_server.repository.annex.scratch import Scratch, link
 
 _ATTEMPTS = 100
 """Times that a lock is tried for whose file somebody deleted in the meantime."""
@@ -90,7 +90,7 @@ class LockFiles:
         :raises FileNotFoundError: the directory is not there.
         :raises OSError: it cannot be made or opened.
         """
-        return self._attempt(path, exclusive=True)
+        return self._modes.change_beside(path, lambda: self._attempt(path, exclusive=True))
 
     def release(self, file: LockFile) -> None:
         """The file is not anywhere any more where it is needed, or not ours to care for."""
@@ -146,7 +146,7 @@ class LockFiles:
         """``False``: there is one already, or it does not go in this way."""
         assert spare.spare is not None
         try:
-            return self._modes.link(spare.spare, path)
+            return link(spare.spare, path)
         except FileNotFoundError:
             if not os.path.isdir(os.path.dirname(path)):
                 raise

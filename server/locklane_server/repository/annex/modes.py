@@ -15,9 +15,6 @@ T = TypeVar("T")
 
 _WRITE = 0o222
 _OWNER_WRITE = stat.S_IWUSR
-_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK)
-"""What file systems say that know no hard links, or no more of them."""
-
 _ATTEMPTS = 100
 """Times that a directory is made writable again after another process, done with its own change,
 made it read-only under our hands."""
@@ -162,14 +159,12 @@ class Modes:
             return self.change(os.path.dirname(path), change)
 
     def create(self, path: str) -> int:
-        """Open a file that is not content in the directory of one key's content, to be read and
-        written; it is made if it is not there.
+        """Open a file that is not content, to be read and written; it is made if it is not there.
 
         :raises FileNotFoundError: the directory is not there.
         :raises OSError: it cannot be opened.
         """
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        descriptor = self.change_beside(path, lambda: os.open(path, flags, self.creation))
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, self.creation)
         self.file(path)
         return descriptor
 
@@ -182,28 +177,6 @@ class Modes:
             _delete(paths)
         except PermissionError:
             self.change(os.path.dirname(paths[0]), lambda: _delete(paths))
-
-    def link(self, source: str, target: str) -> bool:
-        """Let a file appear in the directory of one key's content, but not over another.
-
-        :returns: ``False``: there is one, or the file system cannot do it.
-        :raises FileNotFoundError: the directory is not there, or the file is not.
-        :raises OSError: it is not allowed, or there is no space.
-        """
-        try:
-            os.link(source, target)
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if error.errno in _NO_LINKS:
-                return False
-            if error.errno != errno.EACCES:
-                raise
-            try:
-                self.change(os.path.dirname(target), lambda: os.link(source, target))
-            except FileExistsError:
-                return False
-        return True
 
     def _change(self, path: str | os.PathLike[str], *, add: int = 0, remove: int = 0) -> None:
         try:

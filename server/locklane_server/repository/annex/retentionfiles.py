@@ -14,7 +14,7 @@ import stat
 import threading
 
 from locklane_server.repository.annex.modes import Modes
-from locklane_server.repository.annex.scratch import Scratch
+from locklane_server.repository.annex.scratch import Scratch, link
 
 _TIME = re.compile(rb"\s*(-?[0-9]{1,15}(?:\.[0-9]*)?)s?\s*")
 
@@ -64,7 +64,7 @@ class RetentionFiles:
         file = self._take(_rounded_up(until))
         put = False
         try:
-            put = self._modes.link(file.path, place)
+            put = link(file.path, place)
         except FileNotFoundError:
             if os.path.exists(file.path):
                 raise
@@ -83,7 +83,7 @@ class RetentionFiles:
         file = self.put(until, name)
         if file is not None:
             try:
-                self._move(name, place)
+                os.rename(name, place)
             except BaseException:
                 self.release(file)
                 raise
@@ -92,7 +92,7 @@ class RetentionFiles:
             return file
         copy = self._write(until)
         try:
-            self._move(copy.path, place)
+            os.rename(copy.path, place)
         except BaseException:
             self._scratch.delete(copy.path)
             raise
@@ -130,9 +130,6 @@ class RetentionFiles:
                 file = self._files[until] = self._write(until)
             file.users += 1
             return file
-
-    def _move(self, name: str, place: str) -> None:
-        self._modes.change_beside(place, lambda: os.rename(name, place))
 
     def _write(self, until: float) -> RetentionFile:
         path, descriptor = self._scratch.create()

@@ -4,6 +4,7 @@ linked to where they are needed. What a process leaves that is killed, the next 
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import secrets
@@ -14,6 +15,9 @@ from locklane_server.repository.annex.modes import Modes
 
 _ALIVE = "alive"
 """End of the name of the file that a process keeps locked for as long as it lives."""
+
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK)
+"""What file systems say that know no hard links, or no more of them."""
 
 
 class Scratch:
@@ -62,6 +66,24 @@ class Scratch:
             self.delete(f"{self._prefix}{_ALIVE}")
             os.close(self._alive)
             self._alive = -1
+
+
+def link(source: str, target: str) -> bool:
+    """Let a file appear somewhere, but not over another.
+
+    :returns: ``False``: there is one, or the file system cannot do it.
+    :raises FileNotFoundError: the directory is not there, or the file is not.
+    :raises OSError: it is not allowed, or there is no space.
+    """
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno in _NO_LINKS:
+            return False
+        raise
+    return True
 
 
 def clear_up(directory: str) -> None:
