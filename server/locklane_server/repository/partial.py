@@ -24,7 +24,17 @@ from locklane_server.repository.diskerrors import disk_error
 from locklane_server.workers import Workers
 
 PIECE = 1024 * 1024
-"""Bytes that come together before a worker is woken for them; three times that may be in memory."""
+"""Bytes that come together before workers are woken for them."""
+
+LARGEST_PIECE = 4 * 1024 * 1024
+"""The same where as much as eight times that has come already: to wake them takes a good part of a
+millisecond, in which nothing else is done for the upload."""
+
+SMALLEST_PIECE = 256 * 1024
+
+TOGETHER = 32 * 1024 * 1024
+"""What the pieces of all uploads may have together before they are made smaller. Three times that
+is in memory at the most: one piece is written, the next comes, and one may be on its way."""
 
 WRITEBACK = 8 * 1024 * 1024
 """After so many bytes the kernel is asked to begin with writing them to the disk, so that little is
@@ -80,6 +90,12 @@ def _begin_writeback(descriptor: int, offset: int, count: int) -> None:
         )
 
 
+def _piece_size(came: int, uploads: int) -> int:
+    """For an upload of which so much has come, where so many are under way."""
+    wanted = max(PIECE, min(LARGEST_PIECE, came // 8))
+    return max(SMALLEST_PIECE, min(wanted, TOGETHER // uploads))
+
+
 class PartialFile:
     """See :class:`~locklane_server.repository.Upload`. Made by :meth:`open`, in a worker.
 
@@ -109,6 +125,7 @@ class PartialFile:
         self._pieces: list[bytes] = []
         self._together = 0
         self._flushing: asyncio.Task[None] | None = None
+        _open.add(self)
 
     @classmethod
     def open(
@@ -160,7 +177,7 @@ class PartialFile:
             raise InvalidContent(
                 f"more than the {self._key.size} bytes came that the content of this key has"
             )
-        if self._together >= PIECE:
+        if self._together >= _piece_size(self._size, len(_open)):
             await self._flush()
 
     async def finish(self) -> None:
@@ -175,6 +192,7 @@ class PartialFile:
         """Let go of the file, which is kept if there is anything in it. Not to be cancelled."""
         with suppress(RepositoryError):  # which whoever wrote has seen, or has no use for any more
             await self._flushed()
+        _open.discard(self)
         await self._workers.run(self._close)
 
     async def _flush(self) -> None:
@@ -259,6 +277,10 @@ class PartialFile:
     def _discard(self) -> None:
         with suppress(FileNotFoundError):
             os.unlink(self._path)
+
+
+_open: set[PartialFile] = set()
+"""Of this process, whose memory they share."""
 
 
 def _feed(descriptor: int, end: int, verifier: Verifier) -> None:
