@@ -37,6 +37,7 @@ from locklane_bench.peer.runner import PeerLoad, command, steps
 from locklane_bench.peer.servers import PeerServer
 from locklane_bench.peer.tables import main_table
 from locklane_bench.peer.tasks import LoadError, Task
+from locklane_bench.peer.wording import cautions
 
 BIN = Path(sys.executable).parent
 FILES = 32
@@ -147,10 +148,10 @@ def test_the_report_has_what_repeats_it_and_no_path_of_the_machine(
 def test_results_are_read_back_as_they_were(comparison: tuple[str, Path, PeerResults]) -> None:
     results = comparison[2]
     assert PeerResults.from_json(results.to_json()) == results
-    with pytest.raises(ValueError, match="not a results file of format peer-1"):
+    with pytest.raises(ValueError, match="not a results file of format peer-2"):
         PeerResults.from_json('{"format": 1}')
     with pytest.raises(ValueError, match="not a whole results file"):
-        PeerResults.from_json('{"format": "peer-1", "settings": {}}')
+        PeerResults.from_json('{"format": "peer-2", "settings": {}}')
 
 
 # -- the pieces ------------------------------------------------------------------------------------
@@ -315,7 +316,7 @@ def test_a_broken_server_fails_the_comparison_with_its_words(
 
 
 def some_settings(**changes: object) -> PeerSettings:
-    usual = PeerSettings("git-annex", 5, 3, 1000, 1 << 30, 10_000, list(GROUPS))
+    usual = PeerSettings("git-annex", 5, 1000, 1 << 30, 10_000, list(GROUPS))
     return replace(usual, **changes)  # type: ignore[arg-type]
 
 
@@ -401,23 +402,32 @@ def test_a_missed_target_a_failure_and_a_lock_that_was_left_are_said() -> None:
     assert "A &amp; B &lt;fast&gt;" in page
 
 
+def test_a_reader_is_told_when_writing_alone_is_unsteady() -> None:
+    """A ratio to it says little then."""
+    for last, told in ((1.4, False), (3.0, True)):
+        samples = [a_sample("upload", WRITING, n, wall) for n, wall in enumerate((1.0, 1.2, last))]
+        said = " ".join(cautions(some_results(samples), []))
+        assert ("took from 1.00 to 3.00 s" in said) == told
+
+
 def test_a_report_of_nothing_is_one() -> None:
     page, text = report.render(some_results([]))
     assert "reached 0 of 12" in page
     assert "not measured" in text
 
 
-def test_the_order_is_interleaved_and_the_large_file_has_fewer_rounds() -> None:
-    order = list(steps(some_settings(rounds=3, large_rounds=1), [OURS, PEER]))
+def test_the_order_is_interleaved() -> None:
+    order = list(steps(some_settings(rounds=3), [OURS, PEER]))
     assert [step.round for step in order] == sorted(step.round for step in order)
     assert [step.server for step in order] == [OURS, PEER] * (len(order) // 2)
-    assert {step.round for step in order if step.work.large} == {1}
-    assert {step.round for step in order if not step.work.large} == {1, 2, 3}
+    assert {step.round for step in order} == {1, 2, 3}
 
 
 def test_the_command_repeats_what_was_asked_for() -> None:
-    assert command(some_settings()) == "locklane compare --peer git-annex --files 1000 --size 1GiB"
-    asked = some_settings(rounds=2, large_rounds=2, size=1_234_567, only=["drop"])
+    assert command(some_settings()) == (
+        "locklane compare --peer git-annex --files 1000 --size 1GiB --rounds 5"
+    )
+    asked = some_settings(rounds=2, size=1_234_567, only=["drop"])
     assert command(asked) == (
         "locklane compare --peer git-annex --files 1000 --size 1234567 --rounds 2 --only drop"
     )
@@ -426,7 +436,7 @@ def test_the_command_repeats_what_was_asked_for() -> None:
 
 @pytest.mark.parametrize("size", [1, 9_999, 10_000, 1 << 20, 1 << 30, 3 << 30, 1_234_567])
 def test_a_size_is_written_and_read(size: int) -> None:
-    written = command(some_settings(size=size)).split("--size ")[1]
+    written = command(some_settings(size=size)).split("--size ")[1].split(" --rounds")[0]
     assert Size().convert(written, None, None) == size
     assert size_words(size)
 

@@ -178,11 +178,9 @@ def compare(
     console = Console(width=None if sys.stdout.isatty() else 100)
     if peer is not None:
         _refuse(context, PEERLESS, "does not go with --peer")
-        large_rounds = rounds if _given(context, "rounds") else peers.LARGE_ROUNDS
         asked = PeerSettings(
             peer=peer,
             rounds=rounds,
-            large_rounds=large_rounds,
             files=files,
             size=size,
             small_size=peers.SMALL_SIZE,

@@ -25,9 +25,6 @@ PEERS = ("git-annex",)
 SMALL_SIZE = 10_000
 """Bytes of each file but the large one."""
 
-LARGE_ROUNDS = 3
-"""Rounds with the large file, where nobody says how many."""
-
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _SIZE = re.compile(rf"(\d+) ?({'|'.join(_UNITS)})")
 

@@ -31,7 +31,7 @@ class Work:
     per_file: int = 1
     """Operations for each of ``--files``; 0: one operation in all."""
     large: bool = False
-    """Whether it is about the one large file, and made in fewer rounds by default."""
+    """Whether it is about the one large file."""
 
     def operations(self, files: int) -> int:
         return files * self.per_file or 1

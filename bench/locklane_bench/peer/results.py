@@ -10,7 +10,7 @@ from typing import TextIO
 
 from locklane_bench.results import csv_cell, json_of_format, json_with_lines
 
-FORMAT = "peer-1"
+FORMAT = "peer-2"
 """Name of the format of ``results.json``; a reader refuses one that it does not know."""
 
 
@@ -21,8 +21,6 @@ class PeerSettings:
     peer: str
     """``git-annex``: the only one so far."""
     rounds: int
-    large_rounds: int
-    """Rounds of what is about the large file."""
     files: int
     size: int
     """Bytes of the large file."""

@@ -76,10 +76,9 @@ def steps(settings: PeerSettings, present: list[str]) -> Iterator[Step]:
 
     :param present: the servers that there are.
     """
-    for number in range(1, max(settings.rounds, settings.large_rounds) + 1):
+    for number in range(1, settings.rounds + 1):
         for work in WORKS:
-            rounds = settings.large_rounds if work.large else settings.rounds
-            if work.group in settings.only and number <= rounds:
+            if work.group in settings.only:
                 for server in work.servers:
                     if server in present:
                         yield Step(work, server, number)
@@ -358,9 +357,7 @@ def compare(
 def command(settings: PeerSettings) -> str:
     """The command line that repeats a comparison, with nothing of this machine in it."""
     words = ["locklane", "compare", "--peer", settings.peer, "--files", str(settings.files)]
-    words += ["--size", size_option(settings.size)]
-    if settings.rounds == settings.large_rounds:
-        words += ["--rounds", str(settings.rounds)]
+    words += ["--size", size_option(settings.size), "--rounds", str(settings.rounds)]
     if set(settings.only) != set(GROUPS):
         words += ["--only", ",".join(settings.only)]
     return shlex.join(words)

@@ -3,13 +3,16 @@ the figures, and stays right whichever way they fall."""
 
 from __future__ import annotations
 
-from locklane_bench.peer.figures import NGINX, OURS, PEER, Limit, Line, size_words
+from locklane_bench.peer.figures import NGINX, OURS, PEER, WRITING, Limit, Line, size_words
 from locklane_bench.peer.results import PeerResults
 from locklane_bench.peer.servers import JOBS
 from locklane_bench.report.wording import FEWEST_ROUNDS, listed, number, percent, plural, shown
 
 BUSY = 1.0
 """Load average before the start from which on something else may have been measured too."""
+
+UNSTEADY = 1.5
+"""How many times the least time the greatest may be before a reader is told."""
 
 FULL_LOAD = 0.8
 """Share of a processor from which on the load's process may be what held a figure back."""
@@ -68,11 +71,10 @@ def cautions(results: PeerResults, limits: list[Limit]) -> list[str]:
         if left
     ]
     said += results.missing
-    fewest = min(results.settings.rounds, results.settings.large_rounds)
     if results.settings.rounds < FEWEST_ROUNDS:
         said.append(
-            f"Only {plural(fewest, 'round')} where {FEWEST_ROUNDS} are the least to rely on: these "
-            "figures show that it runs, not how fast."
+            f"Only {plural(results.settings.rounds, 'round')} where {FEWEST_ROUNDS} are the least "
+            "to rely on: these figures show that it runs, not how fast."
         )
     if results.load_average > BUSY:
         said.append(
@@ -84,6 +86,13 @@ def cautions(results: PeerResults, limits: list[Limit]) -> list[str]:
         for each in limits
         if each.load and each.load.median > FULL_LOAD and each.server in (OURS, PEER)
     ]
+    alone = [each.wall_s for each in results.samples if each.server == WRITING]
+    if alone and max(alone) > UNSTEADY * min(alone):
+        said.append(
+            f"Writing the large file alone took from {number(min(alone))} to {number(max(alone))} "
+            "s, and uploads depend on the same. That need not be the disk: a virtual machine that "
+            "gives its free memory to its host waits, while it writes, until it has that again."
+        )
     if held:
         said.append(
             "The load's process was busy for most of the time, so that the server could have done "
@@ -147,7 +156,7 @@ def settings(results: PeerResults) -> list[tuple[str, str]]:
     return [
         ("Files", f"{asked.files:,} of {size_words(asked.small_size)}"),
         ("Large file", size_words(asked.size)),
-        ("Rounds", f"{asked.rounds:,}; {asked.large_rounds:,} with the large file"),
+        ("Rounds", f"{asked.rounds:,}"),
         ("Measured", ", ".join(asked.only)),
         ("Started", results.started),
         ("Took", f"{number(results.duration_s)} s"),
