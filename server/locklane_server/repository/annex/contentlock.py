@@ -151,6 +151,11 @@ class ContentLocks:
         finally:
             self._leave(path, held)
 
+    @property
+    def spares(self) -> int:
+        """Files that :meth:`trim` may let go of."""
+        return len(self._files) + len(self._retentions)
+
     def trim(self) -> None:
         """Let go of files that are kept to be used again, and have not been of late."""
         self._files.trim()

@@ -12,6 +12,7 @@ that name any more, as with one that was deleted: git-annex looks for that too.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from locklane_server.descriptors import Descriptors
 from locklane_server.repository import filelock
@@ -99,17 +100,22 @@ class LockFiles:
         else:
             self._close(file)
 
+    def __len__(self) -> int:
+        """Files that are free."""
+        return len(self._free)
+
     def trim(self) -> None:
         """Close those that have been free ever since this was last asked for."""
         for _ in range(self._least_free):
-            if self._free:
+            with suppress(IndexError):  # somebody may need them now
                 self._close(self._free.pop(0))
         self._least_free = len(self._free)
 
     def close(self) -> None:
         """Close all that are free."""
-        while self._free:
-            self._close(self._free.pop())
+        with suppress(IndexError):
+            while True:
+                self._close(self._free.pop())
 
     def _take(self) -> LockFile:
         try:

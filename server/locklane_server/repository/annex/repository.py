@@ -453,7 +453,8 @@ class AnnexRepository:
 
     async def tidy(self) -> None:
         await self._unlock_what_is_left()
-        await self._workers.run_brief(self._locks.trim)
+        if self._locks.spares:
+            await self._workers.run_brief(self._locks.trim)
 
     async def retained(self) -> list[Lock]:
         """None by their ids: what an earlier process promised is in git-annex's retention files,

@@ -104,6 +104,10 @@ class RetentionFiles:
         with self._guard:
             file.users -= 1
 
+    def __len__(self) -> int:
+        """Files that may be put into place once more."""
+        return len(self._files)
+
     def trim(self) -> None:
         """Delete what is not in use."""
         with self._guard:
