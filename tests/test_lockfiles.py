@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -124,6 +125,37 @@ def test_a_file_that_others_have_locked_too_is_not_used_again(keeper: Keeper) ->
         keeper.files.release(file)
         assert keeper.spares == set()
         assert Path(keeper.path("one")).exists(), "they will delete it"
+
+
+def test_a_link_that_is_answered_wrongly_is_not_used_twice(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a network, what is asked for again has been done already (link(2), on NFS)."""
+    real = os.link
+
+    def link_twice(source: str, target: str) -> None:
+        real(source, target)
+        real(source, target)
+
+    monkeypatch.setattr(os, "link", link_twice)
+    one = keeper.acquire("one")
+    assert one.exclusive
+    other = keeper.acquire("other")
+    assert not os.path.sameopenfile(one.descriptor, other.descriptor)
+    keeper.let_go("one", one)
+    keeper.let_go("other", other)
+
+    def link_and_fail(source: str, target: str) -> None:
+        real(source, target)
+        raise OSError(errno.EIO, "the answer is lost")
+
+    monkeypatch.setattr(os, "link", link_and_fail)
+    with pytest.raises(OSError, match="answer is lost"):
+        keeper.files.acquire(keeper.path("one"))
+    assert len(keeper.files) == 1, "it is not used again where it is still in place"
+    removal = keeper.files.lock_for_removal(keeper.path("one"))
+    assert removal is not None
+    os.close(removal)
 
 
 def test_there_are_no_more_than_may_be(keeper: Keeper) -> None:

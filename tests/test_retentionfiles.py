@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from locklane_server.repository.annex.modes import Modes
-from locklane_server.repository.annex.retentionfiles import RetentionFiles, read
+from locklane_server.repository.annex.retentionfiles import (
+    RetentionFiles,
+    read,
+    rounded_down,
+    rounded_up,
+)
 from locklane_server.repository.annex.scratch import Scratch
 
 UNTIL = 1795360470.25
@@ -41,28 +45,29 @@ def no_links(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_one_file_serves_all_keys_of_a_moment(files: RetentionFiles, tmp_path: Path) -> None:
     places = [str(tmp_path / f"{number}.rtm") for number in range(100)]
-    put = [files.put(UNTIL + number / 10_000, place) for number, place in enumerate(places)]
+    put = [files.put(UNTIL, place) for place in places]
     assert len({Path(place).stat().st_ino for place in places}) == 1
-    assert {Path(place).read_bytes() for place in places} == {b"1795360470.3s"}
+    assert {Path(place).read_bytes() for place in places} == {b"1795360470.25s"}
     for file, place in zip(put, places, strict=True):
         assert file is not None
         assert file.is_at(place)
         files.release(file)
     later = files.put(UNTIL + 1, str(tmp_path / "later.rtm"))
     assert later is not None
-    assert later.until == read(str(tmp_path / "later.rtm")) == 1795360471.3
+    assert later.until == read(str(tmp_path / "later.rtm")) == UNTIL + 1
     assert not later.is_at(places[0])
     files.release(later)
 
 
-def test_nothing_is_promised_too_short(files: RetentionFiles, tmp_path: Path) -> None:
+def test_times_are_rounded_to_hundredths(files: RetentionFiles, tmp_path: Path) -> None:
+    """And what is written says exactly that."""
     place = str(tmp_path / "a.rtm")
-    for _ in range(200):
-        until = time.time() + 600
-        file = files.put(until, place)
+    for number in range(500):
+        time = 1795360470 + number * 0.003_7
+        assert time - 0.02 < rounded_down(time) <= time <= rounded_up(time) < time + 0.02
+        file = files.put(rounded_down(time), place)
         assert file is not None
-        assert until <= file.until <= until + 0.1 + 1e-6
-        assert read(place) == file.until
+        assert read(place) == file.until == rounded_down(time)
         files.release(file)
         Path(place).unlink()
 
@@ -105,6 +110,17 @@ def test_a_file_system_without_links_has_a_file_for_each(
         assert not file.is_at(place)
         files.release(file)
     assert Path(places[0]).stat().st_ino != Path(places[1]).stat().st_ino
+
+
+def test_a_file_with_the_same_number_is_another(files: RetentionFiles, tmp_path: Path) -> None:
+    """Where ours has been cleared away, its number is given out again."""
+    place = tmp_path / "a.rtm"
+    file = files.put(UNTIL, str(place))
+    assert file is not None
+    status = place.stat()
+    os.utime(place, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert not file.is_at(str(place))
+    files.release(file)
 
 
 def test_what_is_not_in_use_is_deleted_in_time(files: RetentionFiles, tmp_path: Path) -> None:

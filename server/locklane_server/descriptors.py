@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import threading
+from collections.abc import Callable
 
 RESERVED = 128
 """Of what the process may open: kept for files, and for telling a client that there are no more."""
@@ -23,11 +24,20 @@ class Descriptors:
 
     def __init__(self, most: int) -> None:
         self.most = most
+        self.lenders: list[Callable[[], bool]] = []
+        """Each closes a file that is only open to be used again and gives its descriptor back;
+        ``False``: it has none."""
         self._taken = 0
         self._guard = threading.Lock()
 
     def take(self) -> bool:
-        """Take one; ``False``: all are taken."""
+        """Take one; ``False``: all are taken and needed."""
+        while not self._take():
+            if not any(lend() for lend in tuple(self.lenders)):
+                return False
+        return True
+
+    def _take(self) -> bool:
         with self._guard:
             if self._taken >= self.most:
                 return False

@@ -32,6 +32,9 @@ millisecond, in which nothing else is done for the upload."""
 
 SMALLEST_PIECE = 256 * 1024
 
+MOST_PIECES = 4096
+"""Parts that a piece may consist of, however small a client makes them."""
+
 TOGETHER = 32 * 1024 * 1024
 """What the pieces of all uploads may have together before they are made smaller. Three times that
 is in memory at the most: one piece is written, the next comes, and one may be on its way."""
@@ -177,7 +180,8 @@ class PartialFile:
             raise InvalidContent(
                 f"more than the {self._key.size} bytes came that the content of this key has"
             )
-        if self._together >= _piece_size(self._size, len(_open)):
+        due = self._together >= _piece_size(self._size, len(_open))
+        if due or len(self._pieces) >= MOST_PIECES:
             await self._flush()
 
     async def finish(self) -> None:
@@ -190,10 +194,12 @@ class PartialFile:
 
     async def aclose(self) -> None:
         """Let go of the file, which is kept if there is anything in it. Not to be cancelled."""
-        with suppress(RepositoryError):  # which whoever wrote has seen, or has no use for any more
-            await self._flushed()
         _open.discard(self)
-        await self._workers.run(self._close)
+        try:
+            with suppress(RepositoryError):  # whoever wrote has seen it, or has no use for it
+                await self._flushed()
+        finally:
+            await self._workers.run(self._close)
 
     async def _flush(self) -> None:
         """Have what came written and hashed, as soon as what came before it is."""

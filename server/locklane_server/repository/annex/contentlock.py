@@ -211,6 +211,7 @@ class ContentLocks:
                 return taken
         try:
             if _is_there(path, good):
+                until = retentionfiles.rounded_down(until)
                 if until > held.until:
                     self._retain(path, held, until, wait)
                 return Taken.LOCKED
@@ -263,7 +264,7 @@ class ContentLocks:
         retention = held.retention
         if retention is not None and retention.is_at(path + ".rtm"):
             if held.foreign is not None and held.foreign > self._now():
-                foreign = held.foreign
+                foreign = retentionfiles.rounded_up(held.foreign)
                 self._modes.change_beside(path, lambda: self._write_retention(path, held, foreign))
             else:
                 self._modes.delete(path + ".rtm", path + ".rtl")
@@ -305,10 +306,8 @@ class ContentLocks:
         ours = held.retention is not None and held.retention.is_at(place)
         if there is not None and not ours and there > self._now():
             held.foreign = max(there, held.foreign or 0.0)
-        if there is None or there < until:
-            self._write_retention(path, held, until)
-        else:
-            held.until = until
+        # Even where the other's is later: its file goes when it unlocks, and ours shall not.
+        self._write_retention(path, held, max(until, retentionfiles.rounded_up(held.foreign or 0)))
 
     def _write_retention(self, path: str, held: _Held, until: float) -> None:
         """Replace what is there."""
@@ -327,16 +326,13 @@ class ContentLocks:
         Yields ``False`` if it may not be removed: somebody holds it locked, or its retention is not
         over. The caller deletes the object, and leaves its directory thawed or gone.
 
+        :raises FileNotFoundError: its directory is not there.
         :raises OSError: the lock file cannot be made or deleted.
         """
         if self._is_retained(path):
             yield False
             return
-        try:
-            descriptor = self._files.lock_for_removal(path + ".lck")
-        except (FileNotFoundError, NotADirectoryError):
-            yield True
-            return
+        descriptor = self._files.lock_for_removal(path + ".lck")
         if descriptor is None:
             yield False
             return

@@ -47,8 +47,8 @@ class LockFile:
     def share(self) -> None:
         """Turn the lock into a read lock."""
         if self.exclusive:
-            filelock.try_lock(self.descriptor, exclusive=False)
             self.exclusive = False
+            filelock.try_lock(self.descriptor, exclusive=False)
 
 
 class LockFiles:
@@ -63,6 +63,7 @@ class LockFiles:
         self._descriptors = descriptors
         self._free: list[LockFile] = []
         self._least_free = 0
+        descriptors.lenders.append(self._lend)
 
     def acquire(self, path: str) -> LockFile | None:
         """Lock the lock file of that path, which is made if it is not there, with a write lock if
@@ -95,7 +96,8 @@ class LockFiles:
 
     def release(self, file: LockFile) -> None:
         """The file is not anywhere any more where it is needed, or not ours to care for."""
-        if file.spare is not None and file.exclusive:
+        # A second look, because a lock that is used again where it still counts is two in one.
+        if file.spare is not None and file.exclusive and os.fstat(file.descriptor).st_nlink == 1:
             self._free.append(file)
         else:
             self._close(file)
@@ -112,7 +114,9 @@ class LockFiles:
         self._least_free = len(self._free)
 
     def close(self) -> None:
-        """Close all that are free."""
+        """Close all that are free. None are asked for any more."""
+        with suppress(ValueError):  # they are closed already
+            self._descriptors.lenders.remove(self._lend)
         with suppress(IndexError):
             while True:
                 self._close(self._free.pop())
@@ -152,20 +156,29 @@ class LockFiles:
         """``False``: there is one already, or it does not go in this way."""
         assert spare.spare is not None
         try:
-            return link(spare.spare, path)
+            # Over a network it may be there although the answer says that something is.
+            return link(spare.spare, path) or self._is_at(spare, path)
         except FileNotFoundError:
             if not os.path.isdir(os.path.dirname(path)):
                 raise
-            spare.spare = None  # somebody has cleared it away
+            if not os.path.exists(spare.spare):
+                spare.spare = None  # somebody has cleared it away
             return False
+
+    def _is_at(self, spare: LockFile, path: str) -> bool:
+        alone = os.fstat(spare.descriptor).st_nlink == 1
+        return not alone and filelock.is_sane(spare.descriptor, path)
+
+    def _lend(self) -> bool:
+        try:
+            self._close(self._free.pop())
+        except IndexError:
+            return False
+        return True
 
     def _open(self, path: str) -> LockFile | None:
         if not self._descriptors.take():
-            if not self._free:
-                raise NoDescriptorError
-            self._close(self._free.pop())
-            if not self._descriptors.take():
-                raise NoDescriptorError
+            raise NoDescriptorError
         descriptor = None
         try:
             descriptor = self._attempt(path, exclusive=False)

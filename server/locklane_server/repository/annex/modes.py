@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 _WRITE = 0o222
 _OWNER_WRITE = stat.S_IWUSR
@@ -134,8 +137,13 @@ class Modes:
         try:
             yield
         finally:
-            with suppress(FileNotFoundError):
+            # What has been changed is changed; a directory that stays writable does no harm.
+            try:
                 self.freeze_directory(path)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                _log.warning("%s stays writable: %s", path, error.strerror)
 
     def change(self, path: str, change: Callable[[], T]) -> T:
         """Make a change in the directory of one key's content, and again from its beginning if

@@ -1,8 +1,12 @@
 """``KEYFILE.rtm``: until when content has to stay, even if the process that locked it is gone.
 
-What is promised in one tenth of a second is promised until the same time, up to a tenth later than
-asked for; so one file, written once, is linked beside all objects that are locked in that tenth. It
-cannot be written to, and git-annex replaces such files and never changes them.
+What is promised in one hundredth of a second is promised until the same time, so that one file,
+written once, is linked beside all objects that are locked in that hundredth. It cannot be written
+to, and git-annex replaces such files and never changes them.
+
+That time is up to a hundredth *earlier* than asked for. If it were later, who locks the same
+content right after would find its own promise covered, write nothing, and be left with nothing when
+the first unlocks and takes its file away.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ class RetentionFile:
         self.until = until
         """Seconds since the epoch."""
         self.users = 0
-        self._identity = status.st_dev, status.st_ino
+        self._identity = _identity(status)
 
     def is_at(self, place: str) -> bool:
         """Whether this is the file there."""
@@ -38,7 +42,7 @@ class RetentionFile:
             status = os.stat(place)
         except FileNotFoundError:
             return False
-        if (status.st_dev, status.st_ino) != self._identity:
+        if _identity(status) != self._identity:
             return False
         # What stays elsewhere too is still the same file.
         return bool(self.path) or read(place) == self.until
@@ -54,14 +58,14 @@ class RetentionFiles:
         self._files: dict[float, RetentionFile] = {}
 
     def put(self, until: float, place: str) -> RetentionFile | None:
-        """Let the file for that time, rounded up to a tenth, appear there, if there is none.
+        """Let the file for that time appear there, if there is none.
 
-        :param until: seconds since the epoch.
+        :param until: seconds since the epoch, in whole hundredths.
         :returns: the file, which is to be released in the end; ``None``: there is one already, or
             it does not go in this way.
         :raises OSError: it cannot be put there.
         """
-        file = self._take(_rounded_up(until))
+        file = self._take(until)
         put = False
         try:
             put = link(file.path, place)
@@ -79,7 +83,7 @@ class RetentionFiles:
 
         :raises OSError: it cannot be put there.
         """
-        until, name = _rounded_up(until), self._scratch.name()
+        name = self._scratch.name()
         file = self.put(until, name)
         if file is not None:
             try:
@@ -111,9 +115,11 @@ class RetentionFiles:
     def trim(self) -> None:
         """Delete what is not in use."""
         with self._guard:
-            for file in [file for file in self._files.values() if not file.users]:
+            unused = [file for file in self._files.values() if not file.users]
+            for file in unused:
                 del self._files[file.until]
-                self._scratch.delete(file.path)
+        for file in unused:
+            self._scratch.delete(file.path)
 
     def close(self) -> None:
         """Delete all; what has been put into place stays there."""
@@ -130,15 +136,21 @@ class RetentionFiles:
     def _take(self, until: float) -> RetentionFile:
         with self._guard:
             file = self._files.get(until)
-            if file is None:
-                file = self._files[until] = self._write(until)
+            if file is not None:
+                file.users += 1
+                return file
+        written = self._write(until)  # nobody waits for the disk because of it
+        with self._guard:
+            file = self._files.setdefault(until, written)
             file.users += 1
-            return file
+        if file is not written:
+            self._scratch.delete(written.path)
+        return file
 
     def _write(self, until: float) -> RetentionFile:
         path, descriptor = self._scratch.create()
         try:
-            os.write(descriptor, b"%.1fs" % until)
+            os.write(descriptor, b"%.2fs" % until)
             os.fchmod(descriptor, stat.S_IMODE(os.fstat(descriptor).st_mode) & ~0o222)
             return RetentionFile(path, until, os.fstat(descriptor))
         except BaseException:
@@ -148,8 +160,18 @@ class RetentionFiles:
             os.close(descriptor)
 
 
-def _rounded_up(seconds: float) -> float:
-    return math.ceil(seconds * 10) / 10
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
+def rounded_down(seconds: float) -> float:
+    """To a hundredth."""
+    return math.floor(seconds * 100) / 100
+
+
+def rounded_up(seconds: float) -> float:
+    """To a hundredth."""
+    return math.ceil(seconds * 100) / 100
 
 
 def read(place: str) -> float | None:
