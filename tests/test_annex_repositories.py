@@ -226,6 +226,30 @@ def test_below_a_directory_what_cannot_be_served_is_logged_once(
     soon_served(of(server.base, right))
 
 
+def test_a_repository_that_cannot_be_written_in_is_said_once_and_hinders_no_other(
+    home: Path, locklane: Serving
+) -> None:
+    """As after a server that somebody else ran there. When it can be, it is served."""
+    below(home, "top")
+    good, spoiled = (Annex(home / "top", name) for name in ("good", "spoiled"))
+    ours = spoiled.git_directory / "annex" / "locklane"
+    ours.mkdir()
+    ours.chmod(0o555)
+    alone = spoiled.attempt(LOCKLANE, "serve", "--wideopen", "--port=0")
+    assert alone.returncode == 1
+    assert f"cannot write in {ours}: Permission denied" in alone.stderr
+    assert "Traceback" not in alone.stderr
+    server = locklane(good, "--directory", home / "top")
+    for _ in range(3):
+        assert is_served(of(server.base, good))
+        assert not is_served(of(server.base, spoiled))
+    assert server.output.count("cannot write in") == 1
+    assert "Traceback" not in server.output
+    ours.chmod(0o755)
+    own(ours)
+    soon_served(of(server.base, spoiled))
+
+
 def test_a_repository_whose_disk_is_away_claims_nothing(annex: Annex, locklane: Serving) -> None:
     """Not that the content is absent, nor that it has been removed: clients would record that.
     When it is back, all is as it was."""

@@ -25,7 +25,7 @@ from locklane_server.repository.annex.discovery import AnnexDiscovery
 from locklane_server.repository.annex.repository import AnnexRepository
 from locklane_server.repository.directory import DirectoryRepository
 from locklane_server.served import ServedRepository
-from locklane_server.server import Server
+from locklane_server.server import ListenError, Server
 from locklane_server.transports import TRANSPORTS
 from locklane_server.workers import DEFAULT_JOBS, Workers
 
@@ -197,9 +197,9 @@ def serve(
     )
     try:
         run(_serve(server, metrics_address))
-    except OSError as error:
+    except ListenError as error:
         raise click.ClickException(
-            f"cannot listen on {bind} port {port}: {error.strerror or error}; choose another with "
+            f"cannot listen on {bind} port {port}: {error.strerror}; choose another with "
             "--bind or --port"
         ) from error
     except RepositoryError as error:

@@ -43,6 +43,10 @@ _KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP
 _log = logging.getLogger(__name__)
 
 
+class ListenError(OSError):
+    """The address cannot be listened on."""
+
+
 class _CountingServer(web.Server):
     """Counts what is accepted, and what is open."""
 
@@ -97,7 +101,7 @@ class Server:
     :param connections: TCP connections at once; requests on more are answered 503. Default: as many
         as the process may have descriptors, less some for files.
     :raises ValueError: an unknown transport.
-    :raises OSError: the address cannot be listened on.
+    :raises ListenError: the address cannot be listened on.
     """
 
     def __init__(
@@ -154,7 +158,10 @@ class Server:
             )
             self._runner = web.ServerRunner(self._http, shutdown_timeout=CLEANUP_SECONDS)
             await self._runner.setup()
-            listening = _listen(self.host, self.port)
+            try:
+                listening = _listen(self.host, self.port)
+            except OSError as error:
+                raise ListenError(error.errno, error.strerror or str(error)) from error
             self.port = listening.getsockname()[1]
             await web.SockSite(self._runner, listening, backlog=BACKLOG).start()
         except BaseException:

@@ -31,7 +31,7 @@ class BadOffset(RepositoryError):
 
 
 class NotAccepted(RepositoryError):
-    """The repository's settings do not let such a key in."""
+    """Such a key does not get into the repository."""
 
 
 class InvalidContent(RepositoryError):

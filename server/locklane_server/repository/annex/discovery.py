@@ -46,6 +46,7 @@ class AnnexDiscovery:
         self._limit = limit
         self._clock = clock
         self._refused: dict[Path, _Version] = {}
+        self._not_yet: dict[Path, str] = {}
 
     async def find(self) -> dict[Path, Hashable]:
         return await self._workers.run(self._find)
@@ -90,7 +91,9 @@ class AnnexDiscovery:
             )
         except RepositoryError as error:
             if isinstance(error.__cause__, OSError | subprocess.SubprocessError):
-                _log.warning("not served yet: %s", error)  # it may do when it is tried again
+                if self._not_yet.get(place) != str(error):
+                    _log.warning("not served yet: %s", error)
+                self._not_yet[place] = str(error)  # and it is tried again
                 return None
             if not isinstance(error, NotInitializedError):
                 _log.warning("not served: %s", error)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from locklane_client.key import Key
-from locklane_server.repository import RepositoryError, filelock
+from locklane_server.repository import NotAccepted, RepositoryError, filelock
 from locklane_server.repository.annex.branch import BranchReader
 from locklane_server.repository.annex.modes import Modes
 from locklane_server.repository.diskerrors import disk_error
@@ -88,19 +88,19 @@ def changed(log: bytes, uuid: bytes, *, present: bool, now: float) -> bytes | No
 def journal_name(key: Key) -> bytes:
     """The name of the file in the journal that holds the log of a key.
 
-    :raises RepositoryError: git-annex cannot have a log for this key. Ask before storing content.
+    :raises NotAccepted: git-annex cannot have a log for this key. Ask before storing content.
     """
     first, second = hash_directories_lower(key)
     file_name = os.fsencode(key.file_name)
     if b"\n" in file_name:
         # git-annex writes such a file, and from then on fails at every commit of the journal.
-        raise RepositoryError(
+        raise NotAccepted(
             f"the key {key.text!a} has a line end in its name, and git-annex cannot record where "
             "the content of such a key is"
         )
     name = b"%s_%s_%s.log" % (first.encode(), second.encode(), file_name.replace(b"_", b"__"))
     if len(name) > MAX_NAME:
-        raise RepositoryError(
+        raise NotAccepted(
             f"the key {key.text[:40]!a}… is too long: git-annex's journal needs a file name of "
             f"{len(name)} bytes for it, and {MAX_NAME} are possible"
         )

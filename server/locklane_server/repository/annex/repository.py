@@ -121,9 +121,9 @@ class AnnexRepository:
                         "files have to be renamed from one to the other: put them on one"
                     )
             clear_up(own)
+            return cls(config, workers, descriptors, clock)
         except OSError as error:
             raise RepositoryError(f"cannot write in {own}: {error.strerror}") from error
-        return cls(config, workers, descriptors, clock)
 
     @property
     def _program_directory(self) -> Path:

@@ -7,6 +7,7 @@ write locks on two lock files for it; who finds one of them locked does not begi
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import time
@@ -42,7 +43,7 @@ class Transfers:
         client = client if _PLAIN.fullmatch(client) and client != "lck" else "unknown"
         about = self._layout.transfer(key, client)
         taken: dict[str, int] = {}
-        mine = False
+        mine, fresh = False, not about.parent.exists()
         try:
             for path in map(str, self._layout.transfer_locks(key, client)):
                 taken[path] = self._take(path, key)
@@ -58,6 +59,9 @@ class Transfers:
                     os.unlink(path)
             for descriptor in taken.values():
                 os.close(descriptor)
+            if fresh:  # who comes once under a name of its own leaves nothing
+                with suppress(OSError):
+                    about.parent.rmdir()
 
     def bytes_to_come(self, besides: Key) -> int:
         """Bytes that the transfers under way will still need on the disk, as far as their keys
@@ -106,13 +110,13 @@ class Transfers:
 
     def _open(self, path: str) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        try:
-            descriptor = os.open(path, flags, self._modes.creation)
-        except FileNotFoundError:
+        for _ in range(_ATTEMPTS):
+            with suppress(FileNotFoundError):
+                descriptor = os.open(path, flags, self._modes.creation)
+                self._modes.file(path)
+                return descriptor
             self._modes.make_directories(os.path.dirname(path))
-            descriptor = os.open(path, flags, self._modes.creation)
-        self._modes.file(path)
-        return descriptor
+        raise FileNotFoundError(errno.ENOENT, f"{path} is deleted all the time")
 
     def _tell(self, path: str, file: str | None) -> None:
         with open(path, "wb") as about:
