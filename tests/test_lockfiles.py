@@ -158,6 +158,23 @@ def test_a_link_that_is_answered_wrongly_is_not_used_twice(
     os.close(removal)
 
 
+def test_a_file_that_cannot_be_looked_at_is_closed(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As over a network; what is not certain is not used again."""
+    file = keeper.acquire("one")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ESTALE, "stale")
+
+    Path(keeper.path("one")).unlink()
+    monkeypatch.setattr(os, "fstat", fail)
+    keeper.files.release(file)
+    monkeypatch.undo()
+    assert keeper.spares == set()
+    assert [keeper.descriptors.take() for _ in range(4)] == [True, True, True, False]
+
+
 def test_there_are_no_more_than_may_be(keeper: Keeper) -> None:
     """Free ones count, and make room for those that are needed."""
     files = [keeper.acquire(name) for name in "abc"]

@@ -97,7 +97,7 @@ class LockFiles:
     def release(self, file: LockFile) -> None:
         """The file is not anywhere any more where it is needed, or not ours to care for."""
         # A second look, because a lock that is used again where it still counts is two in one.
-        if file.spare is not None and file.exclusive and os.fstat(file.descriptor).st_nlink == 1:
+        if file.spare is not None and file.exclusive and not _is_linked(file):
             self._free.append(file)
         else:
             self._close(file)
@@ -166,8 +166,7 @@ class LockFiles:
             return False
 
     def _is_at(self, spare: LockFile, path: str) -> bool:
-        alone = os.fstat(spare.descriptor).st_nlink == 1
-        return not alone and filelock.is_sane(spare.descriptor, path)
+        return _is_linked(spare) and filelock.is_sane(spare.descriptor, path)
 
     def _lend(self) -> bool:
         try:
@@ -201,3 +200,11 @@ class LockFiles:
                 raise
             os.close(descriptor)  # it was deleted meanwhile
         return None
+
+
+def _is_linked(spare: LockFile) -> bool:
+    """Whether it may be somewhere else than where it stays."""
+    try:
+        return os.fstat(spare.descriptor).st_nlink != 1
+    except OSError:
+        return True
