@@ -139,6 +139,46 @@ def test_two_who_lock_and_unlock_one_key_all_the_time_are_never_refused(two: Two
     assert refused == []
 
 
+def test_content_is_never_gone_while_it_is_locked(two: Two) -> None:
+    """Two lock and unlock it all the time, a third removes it and stores it again. Retention is
+    over at once, so that the locks alone keep it."""
+    path = str(two.path)
+    gone: list[str] = []
+    locked, removed = 0, 0
+
+    def lock(locks: ContentLocks, name: str) -> None:
+        nonlocal locked
+        for number in range(1000):
+            if locks.lock(path, f"{name}{number}", time.time() - 1) is Taken.LOCKED:
+                locked += 1
+                if not two.path.exists():
+                    gone.append(f"{name}{number}")
+            locks.unlock(f"{name}{number}")
+
+    def remove() -> None:
+        nonlocal removed
+        while any(locker.is_alive() for locker in lockers):
+            with two.third.removing(path) as mine:
+                if mine:
+                    two.path.unlink()
+            if mine:
+                removed += 1
+                two.path.write_text("content")
+
+    lockers = [
+        threading.Thread(target=lock, args=(locks, name))
+        for locks, name in ((two.one, "a"), (two.other, "b"))
+    ]
+    remover = threading.Thread(target=remove)
+    for thread in (*lockers, remover):
+        thread.start()
+    for thread in (*lockers, remover):
+        thread.join()
+    assert gone == []
+    assert locked > 100
+    assert removed > 100
+
+
 def test_who_may_not_wait_is_told_and_has_locked_nothing(two: Two) -> None:
     path = str(two.path)
     with two.other.removing(path) as mine:
