@@ -248,6 +248,16 @@ def test_a_repository_that_cannot_be_written_in_is_said_once_and_hinders_no_othe
     ours.chmod(0o755)
     own(ours)
     soon_served(of(server.base, spoiled))
+    # What is wrong again after it was right is said again.
+    away = home / "away"
+    spoiled.directory.rename(away)
+    assert look(server)
+    assert not is_served(of(server.base, spoiled))
+    (away / ".git/annex/locklane").chmod(0o555)
+    away.rename(spoiled.directory)
+    assert look(server)
+    assert not is_served(of(server.base, spoiled))
+    assert server.output.count("cannot write in") == 2
 
 
 def test_a_repository_whose_disk_is_away_claims_nothing(annex: Annex, locklane: Serving) -> None:

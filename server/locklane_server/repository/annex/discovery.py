@@ -59,6 +59,8 @@ class AnnexDiscovery:
         for place, version in tuple(self._refused.items()):
             if found.get(place) != version:
                 del self._refused[place]
+        for place in self._not_yet.keys() - found.keys():
+            del self._not_yet[place]
         return found
 
     async def is_gone(self, place: Path) -> bool:
@@ -86,7 +88,7 @@ class AnnexDiscovery:
     def _open(self, place: Path) -> AnnexRepository | None:
         version = _version(place)
         try:
-            return AnnexRepository.open(
+            repository = AnnexRepository.open(
                 place, self._workers, descriptors=self._descriptors, clock=self._clock
             )
         except RepositoryError as error:
@@ -99,6 +101,8 @@ class AnnexDiscovery:
                 _log.warning("not served: %s", error)
             self._refused[place] = version
             return None
+        self._not_yet.pop(place, None)
+        return repository
 
 
 def find_repositories(top: Path) -> Iterator[Path]:
