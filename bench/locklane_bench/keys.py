@@ -71,7 +71,7 @@ def put_into_store(sources: list[Source], store: Path) -> None:
     """Make the keys present in a store. Content that is a file is linked to, not copied: the
     benchmark locks content and never changes it."""
     for source in sources:
-        path = object_path(store, source.key)
+        path = Path(object_path(store, source.key))
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(source.content, bytes):
             path.write_bytes(source.content)

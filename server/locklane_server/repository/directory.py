@@ -44,11 +44,11 @@ _UUID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _STORE_ENTRY = re.compile(r"[0-9a-f]{3}|tmp|\.locklane|lost\+found")
 
 
-def object_path(directory: Path, key: Key) -> Path:
+def object_path(directory: str | Path, key: Key) -> str:
     """Where the content of a key lies, or would lie, in a store."""
     first, second = hash_directories_lower(key)
     name = key.file_name
-    return Path(f"{directory}/{first}/{second}/{name}/{name}")
+    return f"{directory}/{first}/{second}/{name}/{name}"
 
 
 class DirectoryRepository:
@@ -130,9 +130,7 @@ class DirectoryRepository:
         return open_content(key, [self._path(key)], self._workers)
 
     def _path(self, key: Key) -> str:
-        first, second = hash_directories_lower(key)
-        name = key.file_name
-        return f"{self._top}/{first}/{second}/{name}/{name}"
+        return object_path(self._top, key)
 
     # -- storing -----------------------------------------------------------------------------------
 
@@ -206,7 +204,7 @@ class DirectoryRepository:
     # -- removing ----------------------------------------------------------------------------------
 
     async def remove(self, key: Key, *, before: float | None) -> Refusal | None:
-        return await self._workers.run(self._remove, object_path(self.directory, key), before)
+        return await self._workers.run(self._remove, Path(self._path(key)), before)
 
     def _remove(self, path: Path, before: float | None) -> Refusal | None:
         above = path.parent

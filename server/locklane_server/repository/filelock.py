@@ -30,6 +30,9 @@ WAIT_SECONDS = 60.0
 """How long a lock is waited for that others hold for moments only. Longer means that a process
 hangs which holds it, and it is better to say so than to hang with it."""
 
+_ATTEMPTS = 100
+"""Times that a lock is tried for whose file somebody deleted in the meantime."""
+
 FIRST_PAUSE_SECONDS = 0.000_2
 LONGEST_PAUSE_SECONDS = 0.02
 
@@ -64,6 +67,30 @@ def is_sane(descriptor: int, path: str | os.PathLike[str]) -> bool:
     except FileNotFoundError:
         return False
     return os.path.samestat(there, os.fstat(descriptor))
+
+
+def try_for(
+    path: str | os.PathLike[str], opened: Callable[[], int], *, exclusive: bool
+) -> int | None:
+    """A descriptor with the lock of a lock file that others may delete, without waiting.
+
+    :param opened: opens the file, which is made if it is not there.
+    :returns: ``None``: another has it.
+    :raises OSError: it cannot be opened or locked.
+    """
+    for _ in range(_ATTEMPTS):
+        descriptor = opened()
+        try:
+            if not try_lock(descriptor, exclusive=exclusive):
+                os.close(descriptor)
+                return None
+            if is_sane(descriptor, path):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # it was deleted meanwhile
+    return None
 
 
 def wait(descriptor: int, *, exclusive: bool = True, patience: float = WAIT_SECONDS) -> None:

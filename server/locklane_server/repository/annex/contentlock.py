@@ -119,12 +119,9 @@ class ContentLocks:
         """
         held = self._enter(path, wait)
         try:
-            try:
-                taken = self._lock(path, held, until, good, wait)
-            except PermissionError:
-                taken = self._modes.change(
-                    os.path.dirname(path), lambda: self._lock(path, held, until, good, wait)
-                )
+            taken = self._modes.change_beside(
+                path, lambda: self._lock(path, held, until, good, wait)
+            )
             if taken is Taken.LOCKED:
                 held.count += 1
                 self._paths[lock_id] = path

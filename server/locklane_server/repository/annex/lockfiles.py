@@ -19,9 +19,6 @@ from locklane_server.repository import filelock
 from locklane_server.repository.annex.modes import Modes
 from locklane_server.repository.annex.scratch import Scratch, link
 
-_ATTEMPTS = 100
-"""Times that a lock is tried for whose file somebody deleted in the meantime."""
-
 
 class NoDescriptorError(Exception):
     """As many files are open for locks as may be."""
@@ -187,19 +184,7 @@ class LockFiles:
         return None if descriptor is None else LockFile(descriptor, None, exclusive=False)
 
     def _attempt(self, path: str, *, exclusive: bool) -> int | None:
-        for _ in range(_ATTEMPTS):
-            descriptor = self._modes.create(path)
-            try:
-                if not filelock.try_lock(descriptor, exclusive=exclusive):
-                    os.close(descriptor)
-                    return None
-                if filelock.is_sane(descriptor, path):
-                    return descriptor
-            except BaseException:
-                os.close(descriptor)
-                raise
-            os.close(descriptor)  # it was deleted meanwhile
-        return None
+        return filelock.try_for(path, lambda: self._modes.create(path), exclusive=exclusive)
 
 
 def _is_linked(spare: LockFile) -> bool:

@@ -181,10 +181,7 @@ class Modes:
 
         :raises OSError: they cannot be deleted.
         """
-        try:
-            _delete(paths)
-        except PermissionError:
-            self.change(os.path.dirname(paths[0]), lambda: _delete(paths))
+        self.change_beside(paths[0], lambda: _delete(paths))
 
     def _change(self, path: str | os.PathLike[str], *, add: int = 0, remove: int = 0) -> None:
         try:

@@ -92,29 +92,17 @@ class Transfers:
         return max(0, key.size - here)
 
     def _take(self, path: str, key: Key) -> int:
-        for _ in range(_ATTEMPTS):
-            descriptor = self._open(path)
-            try:
-                locked = filelock.try_lock(descriptor, exclusive=True)
-                if locked and filelock.is_sane(descriptor, path):
-                    return descriptor
-            except BaseException:
-                os.close(descriptor)
-                raise
-            os.close(descriptor)
-            if not locked:
-                break
-        raise TransferInProgress(
-            f"the content of {key.text!a} is being transferred here already; try again later"
-        )
+        descriptor = filelock.try_for(path, lambda: self._open(path), exclusive=True)
+        if descriptor is None:
+            raise TransferInProgress(
+                f"the content of {key.text!a} is being transferred here already; try again later"
+            )
+        return descriptor
 
     def _open(self, path: str) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         for _ in range(_ATTEMPTS):
             with suppress(FileNotFoundError):
-                descriptor = os.open(path, flags, self._modes.creation)
-                self._modes.file(path)
-                return descriptor
+                return self._modes.create(path)
             self._modes.make_directories(os.path.dirname(path))
         raise FileNotFoundError(errno.ENOENT, f"{path} is deleted all the time")
 
