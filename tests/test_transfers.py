@@ -37,18 +37,6 @@ def test_a_second_one_is_refused_and_does_not_hide_the_first(layout: Layout) -> 
         pass
 
 
-def test_who_comes_once_leaves_no_directory_and_who_has_one_keeps_it(layout: Layout) -> None:
-    transfers = Transfers(layout, Modes())
-    downloads = layout.transfer(KEY, SOMEBODY).parent.parent
-    with transfers.receiving(KEY, SOMEBODY, None):
-        assert {path.name for path in downloads.iterdir()} == {SOMEBODY, "lck"}
-    assert {path.name for path in downloads.iterdir()} == {"lck"}
-    (downloads / "another").mkdir()
-    with transfers.receiving(KEY, "another", None):
-        pass
-    assert {path.name for path in downloads.iterdir()} == {"another", "lck"}
-
-
 @pytest.mark.parametrize("client", ["lck", "..", "a/b", "", "x" * 500, "é", "-"])
 def test_a_clients_name_leads_nowhere_else(layout: Layout, client: str) -> None:
     transfers = Transfers(layout, Modes())

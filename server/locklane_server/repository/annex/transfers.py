@@ -7,7 +7,6 @@ write locks on two lock files for it; who finds one of them locked does not begi
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import time
@@ -20,7 +19,6 @@ from locklane_server.repository.annex.layout import Layout
 from locklane_server.repository.annex.modes import Modes
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
-_ATTEMPTS = 100
 
 
 class Transfers:
@@ -43,7 +41,7 @@ class Transfers:
         client = client if _PLAIN.fullmatch(client) and client != "lck" else "unknown"
         about = self._layout.transfer(key, client)
         taken: dict[str, int] = {}
-        mine, fresh = False, not about.parent.exists()
+        mine = False
         try:
             for path in map(str, self._layout.transfer_locks(key, client)):
                 taken[path] = self._take(path, key)
@@ -59,9 +57,6 @@ class Transfers:
                     os.unlink(path)
             for descriptor in taken.values():
                 os.close(descriptor)
-            if fresh:  # who comes once under a name of its own leaves nothing
-                with suppress(OSError):
-                    about.parent.rmdir()
 
     def bytes_to_come(self, besides: Key) -> int:
         """Bytes that the transfers under way will still need on the disk, as far as their keys
@@ -100,11 +95,11 @@ class Transfers:
         return descriptor
 
     def _open(self, path: str) -> int:
-        for _ in range(_ATTEMPTS):
-            with suppress(FileNotFoundError):
-                return self._modes.create(path)
+        try:
+            return self._modes.create(path)
+        except FileNotFoundError:
             self._modes.make_directories(os.path.dirname(path))
-        raise FileNotFoundError(errno.ENOENT, f"{path} is deleted all the time")
+            return self._modes.create(path)
 
     def _tell(self, path: str, file: str | None) -> None:
         with open(path, "wb") as about:
