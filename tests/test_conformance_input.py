@@ -42,7 +42,7 @@ from kinds import both
 from websockets.exceptions import ConnectionClosed
 
 import locklane_server.transports
-import locklane_server.transports.websocket
+import locklane_server.websockets
 from locklane_client import (
     Client,
     Key,
@@ -494,7 +494,7 @@ async def test_websocket_bad_parameters_are_400_before_the_upgrade(
 async def test_websocket_a_client_that_answers_no_ping_is_gone(
     serve: Serve, key: Key, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locklane_server.transports.websocket, "HEARTBEAT_SECONDS", 0.4)
+    monkeypatch.setattr(locklane_server.websockets, "HEARTBEAT_SECONDS", 0.4)
     async with serve() as there:
         with Process(LOCKLANE, "lock", "--transport", "websocket", there.url, key.text) as process:
             await process.prints("holding 1 lock")

@@ -105,7 +105,7 @@ if reason is not None:
     sys.exit()
 
 import locklane_server.server
-import locklane_server.transports.websocket
+import locklane_server.websockets
 from conftest import There, FakeClock, eventually
 from locklane_client import Client, Key, LockLost
 from locklane_client.loop import run
@@ -117,7 +117,7 @@ from locklane_server.workers import Workers
 locklane_server.server._KEEPALIVE = (
     (socket.TCP_KEEPIDLE, 1), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEEPCNT, 3),
 )
-locklane_server.transports.websocket.HEARTBEAT_SECONDS = 1.0
+locklane_server.websockets.HEARTBEAT_SECONDS = 1.0
 
 def loopback_down():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:

@@ -35,6 +35,7 @@ async def test_a_lock_that_the_server_ended_just_before_the_unlock_is_lost(
                     await eventually(lambda: there.live == 1)
                 await there.served.unlock(the_lock(there))
                 assert lock.lost is None, "the holder knew before it asked to unlock"
+            await lock.confirmed()
         assert "unlocked" in lost.value.reason
         assert lost.value.retained_for == 0
         await there.nothing_left()
@@ -124,6 +125,7 @@ async def test_an_unlock_answered_plainly_is_none_of_the_stopping_servers_busine
         async with asyncio.timeout(10):
             async with c.lock(key) as lock:
                 await eventually(lambda: there.live == 1)
+            await lock.confirmed()
         assert stopped == 1
         assert lock.lost is None
         await there.nothing_left()
@@ -135,9 +137,10 @@ async def test_a_server_that_stops_before_the_unlock_arrives_leaves_the_retentio
     async with serve() as there, client(there.url) as c:
         async with asyncio.timeout(10):
             with pytest.raises(LockLost, match="the server is stopping") as lost:
-                async with c.lock(key):
+                async with c.lock(key) as lock:
                     await eventually(lambda: there.live == 1)
                     there.served.end_holds("the server is stopping")
+                await lock.confirmed()
         assert 590 < lost.value.retained_for <= 600
         await there.retained(key)
 

@@ -23,6 +23,7 @@ from .files import Progress
 from .key import Key
 from .requests import Removed
 from .session import Counts, Session
+from .tls import Handshakes
 from .transports import TRANSPORTS, Hold
 from .upload import Stored, announce, upload
 from .wire import RETENTION
@@ -37,10 +38,11 @@ class Lock:
         """The server's name for the lock, where the transport tells it."""
         self.lost: str | None = None
         """Why the hold ended by itself; ``None`` while it has not."""
-        self._retained_until = retained_until
+        self._promised_until = self._retained_until = retained_until
         self._interrupt = interrupt
         self._scope = anyio.CancelScope()
         self._ended = anyio.Event()
+        self._hold: Hold | None = None
 
     @property
     def retained_for(self) -> float:
@@ -54,6 +56,28 @@ class Lock:
         await self._ended.wait()
         assert self.lost is not None
         return self.lost
+
+    async def confirmed(self) -> None:
+        """Wait until the server confirmed the unlock, after it was left. Nothing to wait for but
+        over ``pipeline``, where leaving returns when the unlock is sent.
+
+        :raises LockLost: the hold had ended before, or nobody confirmed the unlock.
+        """
+        assert self._hold is not None
+        try:
+            await self._hold.confirmed()
+        except LocklaneError as error:
+            self._unconfirmed(error)
+            raise LockLost(self.lost or "", self.retained_for) from error
+
+    def _unconfirmed(self, error: LocklaneError) -> None:
+        """The unlock did not end the hold, as far as is known."""
+        if isinstance(error, HoldEnded):
+            self._retained_until = self._promised_until
+            self._lose(str(error), error.retained)
+        else:
+            # Who knows whether the server got the request?
+            self._lose(f"nobody confirmed the unlock: {error}", False)
 
     def _lose(self, reason: str, retained: bool) -> None:
         self.lost = reason
@@ -172,12 +196,29 @@ class Client:
         """TCP connections opened so far."""
         return self._session.counts.connections_opened
 
+    async def confirmed(self) -> int:
+        """Wait until every unlock that was sent is answered (over ``pipeline``; elsewhere leaving a
+        lock has waited for that). :meth:`aclose` does so too, for some seconds.
+
+        :returns: how many unlocks of this client the server has not confirmed, so far.
+        """
+        while self._session.confirming:
+            await asyncio.wait(self._session.confirming)
+        return self._session.counts.unconfirmed
+
+    @property
+    def tls_handshakes(self) -> Handshakes:
+        """TLS handshakes so far, full and resumed, with the context ``tls`` (those of other
+        clients, too, that were given the same)."""
+        return self._session.tls_handshakes
+
     @asynccontextmanager
     async def lock(self, key: str | Key, *, interrupt: bool = True) -> AsyncIterator[Lock]:
         """Hold a lock on a key's content: ``async with client.lock(key) as lock: …``
 
         The body runs while the server promises to keep the content. Leaving it unlocks, and
-        returns when the server confirmed that.
+        returns when the server confirmed that; over ``pipeline`` when the unlock is sent, see
+        :meth:`Lock.confirmed`.
 
         :param key: the key, as git-annex prints it.
         :param interrupt: if the hold is lost while the body runs, cancel the body where it waits
@@ -194,7 +235,7 @@ class Client:
         lock = Lock(key, _clock() + RETENTION, interrupt)
         hold = await self._acquire(key, lock)
         lock.lock_id = hold.lock_id
-        self._held[lock] = hold
+        lock._hold = self._held[lock] = hold
         try:
             try:
                 with lock._scope:
@@ -350,15 +391,11 @@ class Client:
         # Cancelled or not, the server is told; how long that may take is bounded by the hold.
         with anyio.CancelScope(shield=True):
             if lock.lost is None:
-                retained_until, lock._retained_until = lock._retained_until, 0.0
+                lock._retained_until = 0.0
                 try:
                     await hold.unlock()
-                except HoldEnded as ended:
-                    lock._retained_until = retained_until
-                    lock._lose(str(ended), ended.retained)
                 except LocklaneError as error:
-                    # Who knows whether the server got the request?
-                    lock._lose(f"nobody confirmed the unlock: {error}", False)
+                    lock._unconfirmed(error)
         if lock.lost is not None and not quiet:
             raise LockLost(lock.lost, lock.retained_for)
 

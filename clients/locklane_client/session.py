@@ -25,6 +25,7 @@ from .errors import (
     ServerFailed,
     ServerUnreachable,
 )
+from .tls import Handshakes, handshakes
 from .wire import VERSIONS, request_path
 
 T = TypeVar("T")
@@ -65,6 +66,8 @@ class Counts:
     round_trips: int = 0
     """Times that somebody had to wait for the peer: a TCP handshake, a TLS 1.3 handshake, an
     answer."""
+    unconfirmed: int = 0
+    """Unlocks that nobody waited for, and that the server then did not confirm."""
 
 
 class VersionNotServed(LocklaneError):
@@ -88,8 +91,33 @@ class Session:
     counts: Counts = field(default_factory=Counts)
     version: int = VERSIONS[0]
     """The best version that the server has not refused."""
+    closing: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    """Called by :meth:`aclose`: what else has connections."""
+    holds_arrive: bool = False
+    """A hold that nothing answers was seen to have reached the server, or it cannot be known."""
+    asking_arrival: bool = False
+    """The server is being asked about one."""
+    confirming: set[asyncio.Future[None]] = field(default_factory=set)
+    """Unlocks that were sent and that nobody waits for: done when the answer is there."""
     _http: aiohttp.ClientSession | None = None
+    _tls: ssl.SSLContext | None = None
     _background: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @property
+    def tls_context(self) -> ssl.SSLContext | None:
+        """How to check the server, where it is spoken to over TLS; sessions are taken up again."""
+        if not self.address.tls:
+            return None
+        if self._tls is None:
+            self._tls = self.tls or ssl.create_default_context()
+            handshakes(self._tls)
+        return self._tls
+
+    @property
+    def tls_handshakes(self) -> Handshakes:
+        """Those made with this session's context, whoever made them."""
+        context = self.tls_context
+        return Handshakes() if context is None else handshakes(context)
 
     @property
     def http(self) -> aiohttp.ClientSession:
@@ -103,7 +131,7 @@ class Session:
                     limit=0,
                     keepalive_timeout=IDLE_SECONDS,
                     socket_factory=self._socket,
-                    ssl=self.tls if self.tls is not None else True,
+                    ssl=self.tls_context or True,
                 ),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.connect_timeout),
                 headers={"Authorization": authorization} if authorization else None,
@@ -113,10 +141,14 @@ class Session:
         return self._http
 
     def _socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
-        """A socket that gives a vanished peer up after some ``keep_interval``s; Linux by itself
-        takes a quarter of an hour, more than a lock is retained for (tcp(7))."""
         family, kind, protocol, *_ = address
         made = socket.socket(family, kind, protocol)
+        self.set_patience(made)
+        return made
+
+    def set_patience(self, made: socket.socket) -> None:
+        """Let a socket give a vanished peer up after some ``keep_interval``s; Linux by itself takes
+        a quarter of an hour, more than a lock is retained for (tcp(7))."""
         seconds = max(1, round(self.keep_interval))
         patience = max(2 * self.keep_interval, self.connect_timeout)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -127,7 +159,6 @@ class Session:
             (socket.TCP_USER_TIMEOUT, round(1000 * patience)),
         ):
             made.setsockopt(socket.IPPROTO_TCP, option, value)
-        return made
 
     async def _connection_opened(self, *_: object) -> None:
         self.count_connection()
@@ -207,6 +238,26 @@ class Session:
                     return text
                 text += more
         raise ProtocolViolation(f"{self.address} answered {request} with over {MAX_ANSWER} bytes")
+
+    async def line(
+        self, request: str, response: aiohttp.ClientResponse, wait: float | None
+    ) -> bytes:
+        """The next line of a response that is not over yet; empty at its end.
+
+        :param wait: seconds to wait for it; ``None`` waits for as long as it takes.
+        :raises ServerUnreachable: the connection broke, or no line came in time.
+        :raises ProtocolViolation: it is too long.
+        """
+        try:
+            async with asyncio.timeout(wait):
+                with self._plainly():
+                    return await response.content.readline(max_line_length=MAX_ANSWER)
+        except TimeoutError as error:
+            raise ServerUnreachable(f"{self.address} has not answered for {wait} s") from error
+        except aiohttp.http_exceptions.LineTooLong as error:
+            raise ProtocolViolation(
+                f"{self.address} answered {request} with over {MAX_ANSWER} bytes"
+            ) from error
 
     async def block(self, response: aiohttp.ClientResponse) -> bytes:
         """Some more of the content in a response; empty at its end.
@@ -313,11 +364,12 @@ class Session:
                 return done
         raise ServerUnreachable(f"{refused}; check the address and the UUID") from refused
 
-    def in_background(self, work: Coroutine[Any, Any, None]) -> None:
+    def in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Let work go on that nobody has to wait for, until :meth:`aclose` at the latest."""
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        return task
 
     async def aclose(self) -> None:
         """End what goes on in the background, then close every connection."""
@@ -331,6 +383,8 @@ class Session:
                 if late:
                     await asyncio.wait(late)
         finally:
+            for close in self.closing:
+                await close()
             if self._http is not None:
                 await self._http.close()
 

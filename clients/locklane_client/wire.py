@@ -27,6 +27,9 @@ DEFAULT_PORT = 9417
 
 JSON_TYPE = "application/json;charset=utf-8"
 
+JSON_LINES_TYPE = "application/jsonl"
+"""Of the answers of ``duplex``: JSON objects, a line each."""
+
 CONTENT_TYPE = "application/octet-stream"
 
 DATA_LENGTH = "X-git-annex-data-length"
@@ -233,7 +236,14 @@ def parse_lock_answer(body: bytes | str) -> LockAnswer:
 
     :raises ValueError: it is not one; the message says what is wrong with it.
     """
-    answer = _object(body)
+    return read_lock_answer(_object(body))
+
+
+def read_lock_answer(answer: dict[str, Any]) -> LockAnswer:
+    """:func:`parse_lock_answer` of what is JSON already.
+
+    :raises ValueError: as there.
+    """
     locked, lock_id, reason = answer.get("locked"), answer.get("lockid"), answer.get("reason")
     if not isinstance(locked, bool):
         raise ValueError('the answer has no "locked" that is true or false')
@@ -251,6 +261,21 @@ def parse_lock_answer(body: bytes | str) -> LockAnswer:
     except UnicodeEncodeError:
         raise ValueError('the "lockid" is no text that could be sent back') from None
     return LockAnswer(True, lock_id)
+
+
+def status_answer(live: bool) -> bytes:
+    """The answer to ``GET keeplocked``, an addition of Locklane's: the lock has not ended, and
+    whether a hold is open."""
+    return b'{"locked":true,"live":true}' if live else b'{"locked":true,"live":false}'
+
+
+def parse_status(body: bytes | str) -> bool:
+    """Read the answer to ``GET keeplocked``: whether a hold is open.
+
+    :raises ValueError: it is not one; the message says what is wrong with it.
+    """
+    answer = _object(body)
+    return _boolean(answer, "live") if _boolean(answer, "locked") else False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,9 @@ import asyncio
 import logging
 import signal
 import socket
+import ssl
 import sys
+import tempfile
 import uuid
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -25,7 +27,7 @@ from locklane_server.repository.annex.discovery import AnnexDiscovery
 from locklane_server.repository.annex.repository import AnnexRepository
 from locklane_server.repository.directory import DirectoryRepository
 from locklane_server.served import ServedRepository
-from locklane_server.server import ListenError, Server
+from locklane_server.server import ListenError, Server, tls_context
 from locklane_server.transports import TRANSPORTS
 from locklane_server.workers import DEFAULT_JOBS, Workers
 
@@ -63,6 +65,9 @@ Examples:
     locklane serve --store ./store --wideopen --transports longpoll
   The directory of a git-annex special remote, under that remote's UUID:
     locklane serve --store /mnt/disk/annex --uuid UUID --wideopen
+  Over TLS, with a certificate that its clients trust:
+    locklane serve --wideopen --bind 0.0.0.0 \\
+        --certfile annex.example.org.pem --privatekeyfile annex.example.org.key
   How git-annex is told of it: see README, "Serve".
 """,
 )
@@ -112,6 +117,27 @@ Examples:
     help="Port to listen on; 0 takes a free one.",
 )
 @click.option(
+    "--certfile",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="PEM",
+    help="Speak TLS with this certificate, and what is between it and its authority, if that is in "
+    "the same file. Needs --privatekeyfile.",
+)
+@click.option(
+    "--privatekeyfile",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="PEM",
+    help="The certificate's private key, without a password.",
+)
+@click.option(
+    "--chainfile",
+    "chainfiles",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    metavar="PEM",
+    help="A certificate between that of --certfile and its authority. Can be given several times.",
+)
+@click.option(
     "--jobs",
     "-J",
     type=click.IntRange(1),
@@ -143,6 +169,9 @@ def serve(
     transports: list[str],
     bind: str,
     port: int,
+    certfile: Path | None,
+    privatekeyfile: Path | None,
+    chainfiles: tuple[Path, ...],
     jobs: int,
     lockedfiles: int,
     metrics_address: tuple[str, int] | None,
@@ -163,6 +192,7 @@ def serve(
         raise click.UsageError("--store and --directory do not go together; start two servers")
     if store_uuid is not None and store is None:
         raise click.UsageError("--uuid is for --store; a git-annex repository has one")
+    tls = _tls(certfile, privatekeyfile, chainfiles)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     use_all_descriptors()
     workers = Workers(jobs)
@@ -193,6 +223,7 @@ def serve(
         transports=transports,
         host=bind,
         port=port,
+        tls=tls,
         connections=quarter if store is None else None,
     )
     try:
@@ -203,6 +234,27 @@ def serve(
             "--bind or --port"
         ) from error
     except RepositoryError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _tls(
+    certificate: Path | None, key: Path | None, between: tuple[Path, ...]
+) -> ssl.SSLContext | None:
+    if certificate is None and key is None and not between:
+        return None
+    if certificate is None or key is None:
+        raise click.UsageError(
+            "TLS needs a certificate and its private key: give --certfile and --privatekeyfile"
+        )
+    try:
+        if not between:
+            return tls_context(certificate, key)
+        with tempfile.NamedTemporaryFile(suffix=".pem") as chain:
+            for each in (certificate, *between):
+                chain.write(each.read_bytes().rstrip() + b"\n")
+            chain.flush()
+            return tls_context(Path(chain.name), key)
+    except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -227,7 +279,8 @@ async def _serve(server: Server, metrics_address: tuple[str, int] | None) -> Non
             host, port = runner.addresses[0][:2]
             click.echo(f"metrics at http://{join_host_port(host, port)}/metrics")
         host = socket.gethostname() if server.host in ("0.0.0.0", "::") else server.host
-        base = f"annex+http://{join_host_port(host, server.port)}/git-annex/"
+        scheme = "annex+http" if server.tls is None else "annex+https"
+        base = f"{scheme}://{join_host_port(host, server.port)}/git-annex/"
         for served in server.repositories:
             click.echo(f"serving {base}{bracket(served.uuid)}")
         if not len(server.repositories):

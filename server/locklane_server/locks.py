@@ -162,6 +162,11 @@ class LockManager:
         lock.holds += 1
         return lock
 
+    def find(self, lock_id: str, now: float) -> Lock | Refusal:
+        """The lock of that id, if it has not ended. Nothing changes."""
+        self.expire(now)
+        return self._locks.get(lock_id) or Refusal.UNKNOWN
+
     def lose(self, lock_id: str, now: float) -> None:
         """A hold ended without an unlock. Back to RETAINED with the last one, or to the end.
 

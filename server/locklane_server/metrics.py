@@ -28,6 +28,14 @@ class ServerCollector(Collector):
         )
         connections.add_metric([], self._server.connections_opened)
         yield connections
+        handshakes = CounterMetricFamily(
+            "locklane_tls_handshakes",
+            "TLS handshakes made: full ones, and those that took up an earlier session.",
+            labels=["kind"],
+        )
+        for kind, count in zip(("full", "resumed"), self._server.tls_handshakes, strict=True):
+            handshakes.add_metric([kind], count)
+        yield handshakes
         taken = CounterMetricFamily(
             "locklane_locks_taken", "Locks given out.", labels=["repository", "transport"]
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -25,11 +26,24 @@ _log = logging.getLogger(__name__)
 
 
 class Hold:
-    """One open hold on a lock: a context manager around the waiting for its unlock.
+    """One open hold on a lock. It ends by :meth:`unlock`, or by :meth:`lose`, for whatever reason:
+    then the retention goes on.
 
-    Leaving it without :meth:`unlock`, for whatever reason, is a lost hold: the retention goes on.
-    If the lock is ended from elsewhere, the waiting is cancelled and :attr:`ended` says why.
+    As a context manager it is around the waiting for its unlock: leaving it loses it, if it has not
+    been unlocked, and if the lock is ended from elsewhere, the waiting is cancelled and
+    :attr:`ended` says why. Where one task looks after many holds, :meth:`when_ended` tells it.
     """
+
+    __slots__ = (
+        "_cancelled",
+        "_over",
+        "_served",
+        "_tell",
+        "_waiting",
+        "ended",
+        "lock",
+        "retained",
+    )
 
     def __init__(self, served: ServedRepository, lock: Lock) -> None:
         self.lock = lock
@@ -38,17 +52,27 @@ class Hold:
         self.retained = False
         """With :attr:`ended`: the lock is not over with it."""
         self._served = served
-        self._unlocked = False
+        self._over = False
+        self._tell: Callable[[], object] | None = None
         self._waiting: asyncio.Task[Any] | None = None
         self._cancelled = False
         served._holds.setdefault(lock.id, set()).add(self)
-        if served._stopping is not None:
-            self.end(served._stopping, retained=True)
+        if served.stopping is not None:
+            self.end(served.stopping, retained=True)
+
+    def when_ended(self, tell: Callable[[], object]) -> None:
+        """Be told, once and soon, when the hold ends from elsewhere; see :attr:`ended`."""
+        self._tell = tell
+        if self.ended is not None:  # shall be noticed where it waits, and not if it never does
+            asyncio.get_running_loop().call_soon(self._say)
+
+    def _say(self) -> None:
+        if self._tell is not None and not self._over:
+            self._tell()
 
     def __enter__(self) -> Hold:
         self._waiting = asyncio.current_task()
-        if self.ended is not None:  # it shall end where it waits, and not if it never does
-            asyncio.get_running_loop().call_soon(self._cancel)
+        self.when_ended(self._cancel)
         return self
 
     def __exit__(
@@ -58,9 +82,7 @@ class Hold:
         trace: TracebackType | None,
     ) -> bool:
         task, self._waiting = self._waiting, None
-        self._leave()
-        if not self._unlocked:
-            self._served.manager.lose(self.lock.id, self._served.clock())
+        self.lose()
         # As in asyncio.timeout: the cancellation was ours unless somebody else asked for one too.
         ours = self._cancelled and task is not None and task.uncancel() == 0
         return ours and kind is asyncio.CancelledError
@@ -71,6 +93,7 @@ class Hold:
             self._waiting.cancel()
 
     def _leave(self) -> None:
+        self._over = True
         holds = self._served._holds.get(self.lock.id)
         if holds is not None:
             holds.discard(self)
@@ -79,16 +102,21 @@ class Hold:
 
     async def unlock(self) -> None:
         """End the lock, as its holder asked."""
-        self._unlocked = True
         self.ended, self.retained = None, False  # whatever came just before
         self._leave()
         await self._served.unlock(self.lock)
 
+    def lose(self) -> None:
+        """It is over without an unlock; does nothing after the one."""
+        if not self._over:
+            self._leave()
+            self._served.manager.lose(self.lock.id, self._served.clock())
+
     def end(self, reason: str, *, retained: bool) -> None:
         """End the hold from elsewhere; ``retained``: but not the lock."""
-        if self.ended is None and not self._unlocked:
+        if self.ended is None and not self._over:
             self.ended, self.retained = reason, retained
-            self._cancel()
+            self._say()
 
 
 class ServedRepository:
@@ -108,8 +136,11 @@ class ServedRepository:
         """Locks given out so far, by transport."""
         self.locks_refused: Counter[Refusal] = Counter()
         """Locks refused so far, by reason."""
+        self.stopping: str | None = None
+        """Why every hold ends, and every new one at once: in a sentence for clients."""
+        self.when_stopping: set[Callable[[], None]] = set()
+        """Called when :attr:`stopping` is set, after all holds were told."""
         self._holds: dict[str, set[Hold]] = {}
-        self._stopping: str | None = None
         self._removals: set[asyncio.Task[Refusal | None]] = set()
 
     @property
@@ -160,6 +191,10 @@ class ServedRepository:
         lock = self.manager.keep(lock_id, self.clock())
         return lock if isinstance(lock, Refusal) else Hold(self, lock)
 
+    def find(self, lock_id: str) -> Lock | Refusal:
+        """A lock that has not ended, by its id."""
+        return self.manager.find(lock_id, self.clock())
+
     async def unlock(self, lock: Lock) -> None:
         """End a lock, and every other hold on it."""
         self.manager.unlock(lock.id, self.clock())
@@ -198,10 +233,12 @@ class ServedRepository:
 
     def end_holds(self, reason: str) -> None:
         """Tell every holder, and who comes after, that its hold is over; retention goes on."""
-        self._stopping = reason
+        self.stopping = reason
         for holds in tuple(self._holds.values()):
             for hold in tuple(holds):
                 hold.end(reason, retained=True)
+        for tell in tuple(self.when_stopping):
+            tell()
 
     async def aclose(self) -> None:
         """Let go of the repository, when nothing is being removed from it any more."""

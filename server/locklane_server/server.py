@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -52,6 +54,8 @@ class _CountingServer(web.Server):
 
     connections_opened = 0
     connections_open = 0
+    tls_full = 0
+    tls_resumed = 0
 
     def __init__(self, *arguments: Any, bound: int, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -62,6 +66,12 @@ class _CountingServer(web.Server):
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         self.connections_opened += 1
         self.connections_open += 1
+        secured = transport.get_extra_info("ssl_object")
+        if secured is not None:
+            if secured.session_reused:
+                self.tls_resumed += 1
+            else:
+                self.tls_full += 1
         if self.connections_open > self._bound:
             loop = asyncio.get_running_loop()
             self.excess[handler] = loop.call_later(EXCESS_SECONDS, transport.abort)
@@ -98,6 +108,7 @@ class Server:
     :param transports: names of the lock transports to offer, of :data:`TRANSPORTS`.
     :param host: address to listen on.
     :param port: port to listen on; 0 takes a free one, see :attr:`port`.
+    :param tls: the certificate to speak TLS with; ``None``: plain HTTP. See :func:`tls_context`.
     :param connections: TCP connections at once; requests on more are answered 503. Default: as many
         as the process may have descriptors, less some for files.
     :raises ValueError: an unknown transport.
@@ -112,18 +123,22 @@ class Server:
         transports: Iterable[str] = tuple(TRANSPORTS),
         host: str = "127.0.0.1",
         port: int = DEFAULT_PORT,
+        tls: ssl.SSLContext | None = None,
         connections: int | None = None,
     ) -> None:
         self.repositories = Repositories(repositories, discovery)
         self.host = host
         self.port = port
+        self.tls = tls
         self.transports = set(transports)
         """Names of the lock transports on offer."""
-        offered = []
-        for name in self.transports:
-            if name not in TRANSPORTS:
-                raise ValueError(f"no transport {name!r}; there are {', '.join(TRANSPORTS)}")
-            offered.append(TRANSPORTS[name]().requests)
+        for name in self.transports - set(TRANSPORTS):
+            raise ValueError(f"no transport {name!r}; there are {', '.join(TRANSPORTS)}")
+        offered = [
+            transport().requests
+            for name, transport in TRANSPORTS.items()
+            if name in self.transports
+        ]
         self._api = Api(self.repositories, offered)
         if connections is None:
             connections = descriptors.spare()
@@ -134,8 +149,18 @@ class Server:
 
     @property
     def connections_opened(self) -> int:
-        """TCP connections accepted so far."""
+        """TCP connections accepted so far; over TLS, those whose handshake was completed."""
         return self._http.connections_opened if self._http else 0
+
+    @property
+    def connections_open(self) -> int:
+        """TCP connections that are open now."""
+        return self._http.connections_open if self._http else 0
+
+    @property
+    def tls_handshakes(self) -> tuple[int, int]:
+        """TLS handshakes so far: full ones, and those that took up an earlier session."""
+        return (self._http.tls_full, self._http.tls_resumed) if self._http else (0, 0)
 
     async def _answer(self, http: web.BaseRequest) -> web.StreamResponse:
         if self._http is not None and not self._http.admit(http):
@@ -163,7 +188,9 @@ class Server:
             except OSError as error:
                 raise ListenError(error.errno, error.strerror or str(error)) from error
             self.port = listening.getsockname()[1]
-            await web.SockSite(self._runner, listening, backlog=BACKLOG).start()
+            await web.SockSite(
+                self._runner, listening, backlog=BACKLOG, ssl_context=self.tls
+            ).start()
         except BaseException:
             await self._close()
             raise
@@ -202,6 +229,25 @@ class Server:
                 await self._runner.cleanup()
         finally:
             await self._open.aclose()
+
+
+def tls_context(chain: Path, key: Path) -> ssl.SSLContext:
+    """What a server needs to speak TLS 1.2 or 1.3.
+
+    :param chain: PEM file of the certificate, and of those between it and the authority.
+    :param key: PEM file of its private key, without a password.
+    :raises ValueError: they cannot be used; the text says why.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        # A password would be asked for on the terminal.
+        context.load_cert_chain(chain, key, password=lambda: "")
+    except OSError as error:  # ssl.SSLError is one
+        raise ValueError(
+            f"{chain} and {key} cannot be used as certificate and private key: "
+            f"{error.strerror or error}"
+        ) from error
+    return context
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -10,7 +10,11 @@ from typing import ClassVar, Protocol
 
 from locklane_client.session import Lost, Session
 
+from .duplex import Duplex
 from .longpoll import LongPoll
+from .longpoll_http2 import LongPollHttp2
+from .multiplex import Multiplex
+from .pipeline import Pipeline
 from .websocket import Websocket
 
 
@@ -21,9 +25,17 @@ class Hold(Protocol):
     """The server's name for the lock, where the transport tells it."""
 
     async def unlock(self) -> None:
-        """End the hold; returns when the server confirmed it.
+        """End the hold; returns when the server confirmed it, or, where the next lock need not wait
+        for that, when it is sent: then :meth:`confirmed` tells.
 
+        :raises HoldEnded: the hold had ended before.
         :raises LocklaneError: it was not confirmed; the lock's retention will end it.
+        """
+
+    async def confirmed(self) -> None:
+        """Wait until the unlock was confirmed.
+
+        :raises LocklaneError: as :meth:`unlock`.
         """
 
     async def abandon(self) -> None:
@@ -36,6 +48,12 @@ class Transport(Protocol):
     name: ClassVar[str]
     knows: ClassVar[str]
     """What a client can know about its lock, in words that follow "knows"."""
+    confirmed: ClassVar[bool]
+    """The client knows that the server holds the lock live, and not only that it was taken."""
+    waits_for_unlock: ClassVar[bool]
+    """Leaving a lock waits until the server has confirmed the unlock."""
+    told_when_lost: ClassVar[str]
+    """When the client learns that its hold is lost, in words."""
 
     def __init__(self, session: Session) -> None: ...
 
@@ -52,6 +70,8 @@ class Transport(Protocol):
 
 
 TRANSPORTS: dict[str, type[Transport]] = {
-    transport.name: transport for transport in (LongPoll, Websocket)
+    transport.name: transport
+    for transport in (LongPoll, Pipeline, Websocket, Multiplex, Duplex, LongPollHttp2)
 }
-"""Every transport by its name."""
+"""Every transport by its name. Locklane's server has each of them, but for HTTP/2: that is spoken
+with a reverse proxy, and what comes to the server is ``longpoll``."""

@@ -2,9 +2,10 @@
 wanted. Two requests per lock over connections that are used again ("keeplocked").
 
 What the client can know: that the lock was taken. That the hold is live it only assumes, as
-git-annex does: nothing answers a ``keeplocked`` before its end. If the hold ends at the server in
-the moment of the unlock, the answer to the one is taken for the answer to the other, unless it has
-a reason (Locklane's server gives one).
+git-annex does: nothing answers a ``keeplocked`` before its end. A server of Locklane's is asked
+about it when a hold lasts longer than a moment (:mod:`locklane_client.arrival`). If the hold ends
+at the server in the moment of the unlock, the answer to the one is taken for the answer to the
+other, unless it has a reason (Locklane's server gives one).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import AsyncIterator
 from typing import ClassVar
 
 from locklane_client.answers import confirm_locked, confirm_unlocked, read_answer
+from locklane_client.arrival import HoldWatch
 from locklane_client.errors import HoldEnded, LocklaneError
 from locklane_client.session import Lost, Session
 from locklane_client.wire import JSON_TYPE, KEEP, UNLOCK
@@ -31,6 +33,9 @@ class LongPoll:
 
     name: ClassVar[str] = "longpoll"
     knows: ClassVar[str] = "that it was taken"
+    confirmed: ClassVar[bool] = False
+    waits_for_unlock: ClassVar[bool] = True
+    told_when_lost: ClassVar[str] = "at once; not where the hold never reached the server"
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -70,6 +75,13 @@ class LongPollHold:
             )
         )
         self._request.add_done_callback(self._request_ended)
+        self._watch = HoldWatch(session, version, lock_id, self._not_arrived)
+
+    def _not_arrived(self, reason: str, retained: bool) -> None:
+        if not self._ended and not self._unlock_asked.is_set():
+            self._ended = True
+            self._request.cancel()
+            self._lost(reason, retained)
 
     async def _unlock_requests(self) -> AsyncIterator[bytes]:
         yield KEEP + b"\n"
@@ -87,6 +99,7 @@ class LongPollHold:
         yield UNLOCK + b"\n"
 
     def _request_ended(self, request: asyncio.Task[bytes]) -> None:
+        self._watch.end()
         if not self.sent.done():
             self.sent.set_result(None)
         if self._ended or request.cancelled():
@@ -121,6 +134,9 @@ class LongPollHold:
         if not self._unlock_sent:
             raise HoldEnded(answer.reason or "the server ended the hold", answer.retained)
         confirm_unlocked(answer)
+
+    async def confirmed(self) -> None:
+        """:meth:`unlock` has waited for that."""
 
     async def abandon(self) -> None:
         self._ended = True

@@ -11,23 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import (
-    ConnectionClosed,
-    InvalidStatus,
-    WebSocketException,
-)
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
 
 from locklane_client.answers import confirm_locked, confirm_unlocked, read_answer
-from locklane_client.errors import (
-    LocklaneError,
-    LockRefused,
-    ProtocolViolation,
-    ServerUnreachable,
-)
-from locklane_client.session import MAX_ANSWER, Lost, Session, sentence
+from locklane_client.errors import LocklaneError, LockRefused, ServerUnreachable
+from locklane_client.session import Lost, Session
+from locklane_client.upgrade import Upgrade, drop, receive
 from locklane_client.wire import UNLOCK, LockAnswer
 
 
@@ -36,78 +28,32 @@ class Websocket:
 
     name: ClassVar[str] = "websocket"
     knows: ClassVar[str] = "that it was taken, that its hold is live, and when it is lost"
+    confirmed: ClassVar[bool] = True
+    waits_for_unlock: ClassVar[bool] = True
+    told_when_lost: ClassVar[str] = "at once; by pings where the peer has vanished"
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._connection = _counting(session)
+        self._upgrade = Upgrade(session)
 
     async def acquire(self, key: str, version: int, lost: Lost) -> WebsocketHold:
-        socket = await self._open(key, version)
+        socket = await self._upgrade.open("lockcontent", version, key=key)
         try:
             async with asyncio.timeout(self._session.answer_timeout):
                 lock_id = confirm_locked(await _receive(self._session, socket))
         except TimeoutError as error:
-            await _drop(socket)
+            await drop(socket)
             raise ServerUnreachable(
                 f"{self._session.address} upgraded, then did not answer within "
                 f"{self._session.answer_timeout:g} s"
             ) from error
         except LockRefused:
-            self._session.in_background(_close(socket))
+            self._session.in_background(socket.close())
             raise
         except BaseException:
-            await _drop(socket)
+            await drop(socket)
             raise
         return WebsocketHold(self._session, socket, lock_id, lost)
-
-    async def _open(self, key: str, version: int) -> ClientConnection:
-        session = self._session
-        address = session.address
-        session.counts.requests += 1
-        options: dict[str, Any] = {"ssl": session.tls} if address.tls and session.tls else {}
-        if session.via is not None:
-            options["host"], options["port"] = session.via
-        if address.authorization:
-            options["additional_headers"] = {"Authorization": address.authorization}
-        try:
-            socket = await _Connect(
-                address.websocket_base + session.url("lockcontent", version, key=key),
-                create_connection=self._connection,
-                compression=None,
-                open_timeout=session.connect_timeout,
-                # How long a socket on which a ping went unanswered is kept, too.
-                close_timeout=min(session.connect_timeout, session.keep_interval),
-                ping_interval=session.keep_interval,
-                ping_timeout=session.keep_interval,
-                max_size=MAX_ANSWER,
-                proxy=None,
-                **options,
-            )
-        except InvalidStatus as error:
-            session.counts.round_trips += 1
-            status, body = error.response.status_code, error.response.body or b""
-            if status in (200, 400, 405, 426, 501):
-                said = sentence(body) if status != 200 else ""
-                raise ProtocolViolation(
-                    f"{address} answered the websocket upgrade with {status}"
-                    f"{': ' + said if said else ''}; it may not offer this transport: try longpoll"
-                ) from error
-            raise session.refusal("lockcontent", status, body) from error
-        except TimeoutError as error:
-            raise ServerUnreachable(
-                f"no websocket with {address} within {session.connect_timeout:g} s"
-            ) from error
-        except WebSocketException as error:
-            if isinstance(error.__cause__, (EOFError, OSError)):
-                raise ServerUnreachable(
-                    f"the connection with {address} broke: {error.__cause__}"
-                ) from error
-            raise ProtocolViolation(f"{address} did not upgrade to a websocket: {error}") from error
-        except (OSError, EOFError) as error:
-            why = getattr(error, "strerror", None) or error or type(error).__name__
-            raise ServerUnreachable(f"no connection with {address}: {why}") from error
-        session.counts.round_trips += 1
-        return socket
 
 
 class WebsocketHold:
@@ -141,7 +87,7 @@ class WebsocketHold:
         else:
             said = answer.result()
             self._lost(said.reason or "the server ended the hold", said.retained)
-        self._session.in_background(_close(self._socket))
+        self._session.in_background(self._socket.close())
 
     async def unlock(self) -> None:
         if self._ended:
@@ -163,51 +109,18 @@ class WebsocketHold:
             await self.abandon()
             raise
         session.counts.round_trips += 1
-        session.in_background(_close(self._socket))
+        session.in_background(self._socket.close())
         confirm_unlocked(answer)
+
+    async def confirmed(self) -> None:
+        """:meth:`unlock` has waited for that."""
 
     async def abandon(self) -> None:
         self._ended = True
         self._answer.cancel()
         await asyncio.wait([self._answer])
-        await _drop(self._socket)
-
-
-class _Connect(connect):
-    """Does not follow redirects: a lock is taken at the address that was given, or not at all."""
-
-    def process_redirect(self, exc: Exception) -> Exception | str:
-        return exc
-
-
-def _counting(session: Session) -> type[ClientConnection]:
-    class Counted(ClientConnection):
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            session.count_connection()
-            super().connection_made(transport)
-
-    return Counted
+        await drop(self._socket)
 
 
 async def _receive(session: Session, socket: ClientConnection) -> LockAnswer:
-    try:
-        message = await socket.recv()
-    except ConnectionClosed as error:
-        close = error.rcvd
-        said = f": {close.reason}" if close is not None and close.reason else ""
-        code = f" ({close.code})" if close is not None else ""
-        raise ServerUnreachable(f"the server closed the websocket{code}{said}") from error
-    session.counts.messages += 1
-    if isinstance(message, bytes):
-        raise ProtocolViolation("the server sent a binary message")
-    return read_answer("the server's message", message)
-
-
-async def _close(socket: ClientConnection) -> None:
-    await socket.close()
-
-
-async def _drop(socket: ClientConnection) -> None:
-    """Close without the closing handshake, as a crash would."""
-    socket.transport.abort()
-    await socket.wait_closed()
+    return read_answer("the server's message", await receive(session, socket))

@@ -11,7 +11,10 @@ from typing import ClassVar, Protocol
 
 from locklane_server.request import Requests
 
+from .duplex import Duplex
 from .longpoll import LongPoll
+from .multiplex import Multiplex
+from .pipeline import Pipeline
 from .websocket import Websocket
 
 
@@ -26,6 +29,6 @@ class Transport(Protocol):
 
 
 TRANSPORTS: dict[str, type[Transport]] = {
-    transport.name: transport for transport in (LongPoll, Websocket)
+    transport.name: transport for transport in (LongPoll, Pipeline, Websocket, Multiplex, Duplex)
 }
-"""Every transport by its name."""
+"""Every transport by its name. Where two answer the same request, the later one does, for both."""

@@ -1,0 +1,147 @@
+"""``multiplex``: one websocket carries all locks of a client.
+
+``GET /git-annex/$uuid/v4/locks?clientuuid=…`` with an upgrade; the messages are those of
+:mod:`locklane_client.multiplexed`. A connection that ends leaves the retention of every lock that
+it held. No lock waits for another: each request is worked on by itself, up to
+:data:`~locklane_client.multiplexed.UNDER_WAY` of them; with as many nothing more is read, so that
+a client that asks faster than it is answered, or does not read its answers, is held up by TCP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import ClassVar
+
+import anyio
+from aiohttp import WSCloseCode, web
+
+from locklane_client import multiplexed, wire
+from locklane_client.key import Key
+from locklane_server.locks import Refusal
+from locklane_server.repository import RepositoryError
+from locklane_server.request import ApiRequest, Requests
+from locklane_server.served import Hold, ServedRepository
+from locklane_server.websockets import Conversation, upgrade
+
+
+class Multiplex:
+    """See the module."""
+
+    name: ClassVar[str] = "multiplex"
+
+    @property
+    def requests(self) -> Requests:
+        return {("GET", multiplexed.REQUEST): self._locks}
+
+    async def _locks(self, request: ApiRequest) -> web.StreamResponse:
+        owner = request.client_uuid
+        client = await upgrade(request, multiplexed.MAX_MESSAGE)
+        await _Locks(client, request.served, owner, self.name).serve()
+        return client.socket
+
+
+class _Locks:
+    """The locks of one connection, by their numbers."""
+
+    def __init__(
+        self, client: Conversation, served: ServedRepository, owner: str, transport: str
+    ) -> None:
+        self._client = client
+        self._served = served
+        self._owner = owner
+        self._transport = transport
+        self._held: dict[int, Hold | None] = {}
+        """``None``: being worked on."""
+        self._under_way = anyio.Semaphore(multiplexed.UNDER_WAY)
+        self._reading = anyio.CancelScope()
+
+    async def serve(self) -> None:
+        """Answer until the connection ends, or the server stops; what is held then is lost."""
+        self._served.when_stopping.add(self._reading.cancel)
+        try:
+            async with anyio.create_task_group() as self._tasks:
+                if self._served.stopping is None:
+                    with self._reading:
+                        await self._read()
+                if self._served.stopping is None:
+                    self._tasks.cancel_scope.cancel()  # nobody is left to be answered
+        finally:
+            self._served.when_stopping.discard(self._reading.cancel)
+            for hold in self._held.values():
+                if hold is not None:
+                    hold.lose()
+        if self._served.stopping is not None:
+            await self._client.close(WSCloseCode.GOING_AWAY, self._served.stopping)
+
+    async def _read(self) -> None:
+        while (message := await self._client.receive()) is not None:
+            try:
+                request = multiplexed.parse_request(message)
+                key = None if request.key is None else Key.parse(request.key)
+            except ValueError as error:
+                await self._client.close(WSCloseCode.INVALID_TEXT, str(error))
+                return
+            number = request.id
+            if key is not None and number in self._held:
+                reason = f"the id {number} is in use"
+                await self._client.close(WSCloseCode.POLICY_VIOLATION, reason)
+                return
+            await self._under_way.acquire()
+            hold = self._held.get(number)
+            if key is not None:
+                self._held[number] = None
+                self._tasks.start_soon(self._work, self._lock, number, key)
+            elif hold is not None:
+                self._held[number] = None
+                self._tasks.start_soon(self._work, self._unlock, number, hold)
+            else:
+                self._tasks.start_soon(self._work, self._deny, number)
+
+    async def _work(
+        self, work: Callable[..., Awaitable[None]], number: int, *arguments: object
+    ) -> None:
+        try:
+            await work(number, *arguments)
+        except ConnectionError:
+            self._client.abort()  # then reading ends, too
+        finally:
+            self._under_way.release()
+
+    async def _lock(self, number: int, key: Key) -> None:
+        try:
+            lock = await self._served.lock(key, self._owner, self._transport, live=True)
+        except RepositoryError as error:
+            await self._refuse(number, str(error))
+            return
+        if isinstance(lock, Refusal):
+            await self._refuse(number, lock.value)
+            return
+        hold = self._held[number] = self._served.begin_hold(lock)
+        hold.when_ended(lambda: self._tasks.start_soon(self._tell_ended, number, hold))
+        await self._send(number, wire.lock_answer(lock.id))
+
+    async def _refuse(self, number: int, reason: str) -> None:
+        del self._held[number]
+        await self._send(number, wire.not_locked_answer(reason))
+
+    async def _unlock(self, number: int, hold: Hold) -> None:
+        with anyio.CancelScope(shield=True):  # once asked for, whether or not the client stays
+            await hold.unlock()
+        del self._held[number]
+        await self._send(number, wire.not_locked_answer())
+
+    async def _deny(self, number: int) -> None:
+        await self._send(number, wire.not_locked_answer(Refusal.UNKNOWN.value))
+
+    async def _tell_ended(self, number: int, hold: Hold) -> None:
+        if self._held.get(number) is not hold:
+            return  # it is being unlocked, which has an answer of its own
+        del self._held[number]
+        hold.lose()
+        try:
+            await self._send(number, wire.not_locked_answer(hold.ended, retained=hold.retained))
+        except ConnectionError:
+            self._client.abort()
+
+    async def _send(self, number: int, answer: bytes) -> None:
+        await self._client.send(multiplexed.answer(number, answer))

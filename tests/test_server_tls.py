@@ -1,0 +1,152 @@
+"""The server over TLS by itself: its certificate, handshakes full and resumed, content."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+from conftest import LOCKLANE, MakeClient, Process, ServerProcess, put
+
+from locklane_bench.certificates import Certificates
+from locklane_client import Client, Key, ServerUnreachable
+from locklane_client.address import Address
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates.make(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def server(store: Path, certificates: Certificates) -> Iterator[ServerProcess]:
+    files = ("--certfile", str(certificates.chain), "--privatekeyfile", str(certificates.key))
+    with ServerProcess(store, *files) as process:
+        yield process
+
+
+async def test_locks_work_and_all_but_the_first_connection_take_up_its_session(
+    server: ServerProcess, client: MakeClient, certificates: Certificates, key: Key, transport: str
+) -> None:
+    assert server.url.startswith("annex+https://")
+    async with client(server.url, tls=certificates.trusting()) as c:
+        for _ in range(5):
+            async with c.lock(key):
+                pass
+        await c.confirmed()
+        connections = 5 if transport == "websocket" else 1
+        assert c.connections_opened == connections
+        assert (c.tls_handshakes.full, c.tls_handshakes.resumed) == (1, connections - 1)
+
+
+async def test_what_it_speaks_is_tls_1_3(server: ServerProcess, certificates: Certificates) -> None:
+    address = Address.parse(server.url)
+    _, writer = await asyncio.open_connection(
+        address.host, address.port, ssl=certificates.trusting()
+    )
+    assert writer.get_extra_info("ssl_object").version() == "TLSv1.3"
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_a_session_of_one_name_never_stands_in_for_another(
+    server: ServerProcess, certificates: Certificates, key: Key
+) -> None:
+    """The certificate is of localhost and of 127.0.0.1, which are two names all the same."""
+    tls = certificates.trusting()
+    for host in ("127.0.0.1", "localhost"):
+        async with Client(server.url.replace("127.0.0.1", host), tls=tls) as c, c.lock(key):
+            pass
+    async with Client(server.url.replace("127.0.0.1", "127.0.0.2"), tls=tls) as c:
+        with pytest.raises(ServerUnreachable):
+            async with c.lock(key):
+                raise AssertionError("a session stood in for a check")
+    assert (c.tls_handshakes.full, c.tls_handshakes.resumed) == (2, 0)
+
+
+async def test_clients_that_share_a_context_share_its_sessions(
+    server: ServerProcess, certificates: Certificates, key: Key
+) -> None:
+    tls = certificates.trusting()
+    for _ in range(3):
+        async with Client(server.url, tls=tls) as c, c.lock(key):
+            pass
+    assert (c.tls_handshakes.full, c.tls_handshakes.resumed) == (1, 2)
+
+
+async def test_content_of_any_size_comes_and_goes_unharmed(
+    server: ServerProcess, store: Path, tmp_path: Path, certificates: Certificates
+) -> None:
+    """Over TLS the kernel cannot send a file by itself."""
+    content = os.urandom(5_000_000)
+    key = put(store, content)
+    async with Client(server.url, tls=certificates.trusting()) as c:
+        await c.get(key, tmp_path / "got")
+        assert (tmp_path / "got").read_bytes() == content
+        other = content[::-1]
+        (tmp_path / "other").write_bytes(other)
+        new = Key.parse(f"SHA256E-s{len(other)}--{hashlib.sha256(other).hexdigest()}.bin")
+        await c.put(new, tmp_path / "other")
+        assert await c.check_present(new)
+
+
+def test_a_plain_client_is_not_served_and_does_no_harm(
+    server: ServerProcess, certificates: Certificates, key: Key
+) -> None:
+    plain = server.url.replace("annex+https", "annex+http")
+    done = Process(LOCKLANE, "checkpresent", plain, key.text)
+    assert done.wait() != 0
+    assert server.running
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        (["--certfile", "chain"], "--privatekeyfile"),
+        (["--privatekeyfile", "key"], "--certfile"),
+        (["--chainfile", "chain"], "--certfile and --privatekeyfile"),
+        (["--certfile", "key", "--privatekeyfile", "key"], "cannot be used as certificate"),
+        (["--certfile", "chain", "--privatekeyfile", "chain"], "cannot be used as certificate"),
+        (["--certfile", "authority", "--privatekeyfile", "key"], "cannot be used as certificate"),
+    ],
+)
+def test_what_cannot_be_used_is_said_at_the_start(
+    store: Path, certificates: Certificates, files: list[str], says: str
+) -> None:
+    words = [str(getattr(certificates, word, word)) for word in files]
+    process = Process(LOCKLANE, "serve", "--store", store, "--wideopen", "--port", "0", *words)
+    assert process.wait() != 0
+    assert says in " ".join(process.output.split())
+    assert "Traceback" not in process.output
+
+
+def test_a_chain_may_be_in_files_of_its_own(store: Path, tmp_path: Path) -> None:
+    top = trustme.CA()
+    between = top.create_child_ca()
+    certificate = between.issue_cert("127.0.0.1")
+    leaf, *others = certificate.cert_chain_pems
+    leaf.write_to_path(tmp_path / "leaf.pem")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    words = [
+        "--certfile",
+        str(tmp_path / "leaf.pem"),
+        "--privatekeyfile",
+        str(tmp_path / "key.pem"),
+    ]
+    for number, each in enumerate(others):
+        each.write_to_path(tmp_path / f"between{number}.pem")
+        words += ["--chainfile", str(tmp_path / f"between{number}.pem")]
+    tls = ssl.create_default_context()
+    top.configure_trust(tls)
+
+    async def ask(url: str) -> bool:
+        async with Client(url, tls=tls) as c:
+            return await c.check_present("WORM-s0--nothing")
+
+    with ServerProcess(store, *words) as server:
+        assert asyncio.run(ask(server.url)) is False
