@@ -17,7 +17,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench,dev]'
 	touch $@
 
-compare: $(INSTALLED)  ## Price the lock transports per dropped file and write a report below reports/
+compare: $(INSTALLED)  ## Price the lock transports per dropped file, in 3 minutes, and write a report below reports/
 	$(BIN)/locklane compare $(ARGS)
 
 peer: $(INSTALLED)  ## Measure Locklane and git annex p2phttp side by side and write a report below reports/
@@ -40,7 +40,7 @@ build/python-library: | $(INSTALLED)
 	$(BIN)/python -m locklane_bench.sample $@
 
 reference: $(INSTALLED) build/python-library  ## Make the reference report again, from a git-annex repository
-	$(BIN)/locklane compare --keys-from build/python-library --concurrency 1,8,16 --report reports/reference
+	$(BIN)/locklane compare --preset full --keys-from build/python-library --report reports/reference
 	$(BIN)/python -m locklane_bench.readme reports/reference/report.md README.md
 
 peer-reference: $(INSTALLED)  ## Make the side-by-side report of reference again

@@ -13,10 +13,21 @@ import pytest
 
 from locklane_bench import compare
 from locklane_bench.children import ChildError, LoadChild, ServerChild
+from locklane_bench.command import command
 from locklane_bench.gitannex import AnnexRepository
 from locklane_bench.keys import KeysError, from_repository, made, put_into_store
 from locklane_bench.orders import Order
-from locklane_bench.results import ClientCounts, RelayCounts, Results, Run, Settings, read
+from locklane_bench.results import (
+    ClientCounts,
+    Condition,
+    Grid,
+    RelayCounts,
+    Results,
+    Run,
+    Settings,
+    read,
+)
+from locklane_server.transports import TRANSPORTS
 
 BIN = Path(sys.executable).parent
 
@@ -46,21 +57,23 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Res
     """One small ``locklane compare``: what it printed, where it wrote, what it found."""
     where = tmp_path_factory.mktemp("compare")
     done = locklane(
-        *["compare", "--files", "30", "--rounds", "2", "--concurrency", "1,4", "--report", "out"],
+        *["compare", "--files", "30", "--rounds", "2", "--concurrency", "1,4", "--tls", "no,yes"],
+        *["--rtt", "0,4", "--report", "out"],
         cwd=where,
     )
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout, where / "out", read(where / "out")
 
 
-def test_every_round_makes_every_run_in_the_same_order(
+def test_every_round_makes_every_timed_run_in_the_same_order(
     comparison: tuple[str, Path, Results],
 ) -> None:
     _, __, results = comparison
-    made = [(run.server, run.transport, run.concurrency, run.via) for run in results.runs]
+    timed = [run for run in results.runs if run.gives_times]
+    made = [(run.condition, run.transport, run.via) for run in timed]
     assert made[: len(made) // 2] == made[len(made) // 2 :]
     assert len(set(made)) == len(made) // 2
-    assert {"longpoll", "websocket"} == {run.transport for run in results.runs}
+    assert set(TRANSPORTS) == {run.transport for run in results.runs}
     assert [run.round for run in results.runs] == sorted(run.round for run in results.runs)
 
 
@@ -69,24 +82,28 @@ def test_every_file_is_dropped_in_every_run(comparison: tuple[str, Path, Results
         assert (run.files, run.failures, len(run.latency_ms)) == (30, 0, 30)
 
 
-def test_a_websocket_costs_exactly_one_connection_per_file_and_longpoll_one_per_user(
+def test_each_transport_opens_exactly_the_connections_that_it_is_known_for(
     comparison: tuple[str, Path, Results],
 ) -> None:
     for run in comparison[2].runs:
-        if run.transport == "websocket":
-            assert run.client.connections == 30
-        else:
-            assert 1 <= run.client.connections <= run.concurrency
+        match run.transport:
+            case "websocket":
+                assert run.client.connections == 30
+            case "multiplex":
+                assert run.client.connections == 1
+            case _:
+                assert 1 <= run.client.connections <= run.condition.concurrency
 
 
-def test_client_server_relay_and_kernel_count_the_same(
+def test_client_server_relay_and_kernel_count_the_same_for_every_transport_plain_and_tls(
     comparison: tuple[str, Path, Results],
 ) -> None:
     results = comparison[2]
     assert results.disagreements == []
+    counted_by_all = set()
     for run in results.runs:
         counts = {run.client.connections}
-        if run.server != "bare":
+        if run.condition.server != "bare":
             counts.add(run.server_connections)
         if run.via == "relay":
             assert run.relay is not None
@@ -95,6 +112,33 @@ def test_client_server_relay_and_kernel_count_the_same(
         if "of its own" in results.machine["network"]:
             counts.add(run.kernel_connections)
         assert len(counts) == 1, run
+        if run.via == "relay":
+            counted_by_all.add((run.transport, run.condition.tls))
+    assert counted_by_all == {(name, tls) for name in TRANSPORTS for tls in (False, True)}
+
+
+def test_client_and_server_count_the_same_tls_handshakes_and_the_first_is_full(
+    comparison: tuple[str, Path, Results],
+) -> None:
+    for run in comparison[2].runs:
+        if run.condition.server == "bare":
+            continue
+        client, server = run.counted_handshakes().values()
+        assert client == server
+        assert sum(client) == (run.client.connections if run.condition.tls else 0)
+        if run.condition.tls:
+            assert client[0] >= 1
+            # Those who come at the same time have no session yet to take up.
+            assert client[0] <= run.condition.concurrency
+
+
+def test_a_distance_costs_a_drop_its_round_trips(comparison: tuple[str, Path, Results]) -> None:
+    """Never less: the relay holds back for as long as it was told."""
+    least = {"longpoll": 2, "pipeline": 1, "websocket": 3, "multiplex": 2, "duplex": 2}
+    for run in comparison[2].runs:
+        if run.condition.rtt_ms:
+            more = 1 if run.condition.tls and run.transport == "websocket" else 0
+            assert min(run.latency_ms) >= (least[run.transport] + more) * run.condition.rtt_ms
 
 
 def test_websockets_leave_sockets_in_time_wait_one_per_file(
@@ -102,17 +146,19 @@ def test_websockets_leave_sockets_in_time_wait_one_per_file(
 ) -> None:
     """Each run counts its own: sixty seconds of TIME_WAIT outlast many runs."""
     for run in comparison[2].runs:
-        if run.via == "direct" and run.transport == "websocket":
+        if run.via == "direct" and run.transport == "websocket" and not run.condition.tls:
             assert run.time_wait == 30
 
 
 def test_the_real_git_annex_drops_over_few_connections_and_leaves_nothing_locked(
     comparison: tuple[str, Path, Results],
 ) -> None:
-    drop = comparison[2].annex_drop
-    assert drop is not None, comparison[2].annex_drop_missing
-    assert (drop.files, drop.locks_taken, drop.locks_left) == (50, 50, 0)
-    assert 1 <= drop.connections <= 5
+    results = comparison[2]
+    assert results.annex_drops, results.missing
+    for drop in results.annex_drops:
+        assert (drop.files, drop.locks_taken, drop.locks_left) == (50, 50, 0)
+        assert 1 <= drop.connections <= 5
+        assert drop.requests == 100
 
 
 def test_the_table_and_the_path_of_the_report_are_printed(
@@ -123,6 +169,7 @@ def test_the_table_and_the_path_of_the_report_are_printed(
     assert "per file" in printed
     assert "out/report.html" in printed
     assert {path.name for path in where.iterdir()} == {
+        "main.svg",
         "report.html",
         "report.md",
         "results.json",
@@ -164,7 +211,9 @@ def test_a_server_elsewhere_is_measured_with_the_keys_of_a_git_annex_repository(
         )
     assert done.returncode == 0, done.stderr
     results = read(tmp_path / "out")
-    assert {run.server for run in results.runs} == {"external"}  # no ceiling for one elsewhere
+    assert {run.condition.server for run in results.runs} == {
+        "external"
+    }  # no ceiling for one elsewhere
     assert all(run.failures == 0 for run in results.runs)
     assert results.settings.repository == "photos"
     assert "11 keys" in results.settings.keys_from
@@ -175,8 +224,12 @@ def test_a_server_elsewhere_is_measured_with_the_keys_of_a_git_annex_repository(
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        ("--transports carrier-pigeon", 2, "there are longpoll, websocket"),
+        ("--transports carrier-pigeon", 2, "there are longpoll, pipeline, websocket"),
         ("--concurrency 0", 2, "whole numbers from 1"),
+        ("--rtt 20ms", 2, "numbers from 0"),
+        ("--proxy squid", 2, "there are none, caddy"),
+        ("--preset full --rtt 5", 2, "is set by --preset full"),
+        ("--preset quick --url annex+http://h/git-annex/U --keys-from .", 2, "--preset"),
         ("--url annex+http://127.0.0.1:1/git-annex/U", 2, "--keys-from"),
         ("--uuid U", 2, "goes with --url"),
         ("--keys-from .", 2, "no git repository"),
@@ -257,9 +310,8 @@ def test_a_process_that_dies_says_what_it_said() -> None:
 
 
 RUN = Run(
-    server="locklane",
+    condition=Condition(),
     transport="longpoll",
-    concurrency=1,
     via="relay",
     round=3,
     files=1,
@@ -268,6 +320,8 @@ RUN = Run(
     latency_ms=[1.0],
     client=ClientCounts(1, 2, 0, 3),
     server_connections=1,
+    server_tls_full=0,
+    server_tls_resumed=0,
     relay=RelayCounts(1, 1, 1),
     kernel_connections=1,
     client_cpu_ms=1.0,
@@ -285,28 +339,37 @@ RUN = Run(
         replace(RUN, kernel_connections=2),
         replace(RUN, relay=RelayCounts(2, 1, 1)),
         replace(RUN, client=ClientCounts(2, 2, 0, 3)),
+        replace(RUN, client=ClientCounts(1, 2, 0, 3, tls_full=2)),
+        replace(RUN, server_tls_resumed=2),
     ],
 )
 def test_a_count_that_differs_is_said(differing: Run) -> None:
-    assert compare.disagreement(RUN) is None
-    said = compare.disagreement(differing)
-    assert said is not None
+    assert compare.disagreements(RUN) == []
+    (said,) = compare.disagreements(differing)
     assert "Round 3" in said
     assert "2" in said
 
 
 def test_counts_that_nobody_could_make_do_not_disagree() -> None:
-    assert (
-        compare.disagreement(replace(RUN, server_connections=None, kernel_connections=None)) is None
-    )
+    blind = replace(RUN, server_connections=None, kernel_connections=None, server_tls_full=None)
+    assert compare.disagreements(blind) == []
+
+
+def test_behind_a_proxy_the_servers_connections_are_the_proxys() -> None:
+    behind = replace(RUN, condition=Condition(proxy="caddy"), server_connections=7)
+    assert compare.disagreements(behind) == []
 
 
 def test_the_command_in_a_report_is_one_that_runs() -> None:
-    settings = Settings(["longpoll"], 5, [1, 8], 2, 0.5, 10.0, None, "made", "photos")
-    words = compare.command(settings)
-    assert words == (
-        "locklane compare --transports longpoll --files 5 --concurrency 1,8 --rounds 2 "
-        "--think-time 0.5 --rate 10 --keys-from photos"
+    grid = Grid("matrix", ["longpoll"], [1, 8], [5], rtt_ms=[0.0, 20.0], think_time_s=[0.5])
+    settings = Settings(None, ["longpoll"], [grid], 2, 10.0, None, "made", "photos")
+    assert command(settings) == (
+        "locklane compare --transports longpoll --rounds 2 --files 5 --concurrency 1,8 "
+        "--think-time 0.5 --rtt 0,20 --tls no --proxy none --rate 10 --keys-from photos"
+    )
+    full = Settings("full", ["longpoll"], [grid], 5, None, None, "made", idle_holds=10)
+    assert command(full) == (
+        "locklane compare --preset full --transports longpoll --rounds 5 --idle-holds 10"
     )
 
 
@@ -323,7 +386,7 @@ def locust(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("transport", ["longpoll", "websocket"])
+@pytest.mark.parametrize("transport", list(TRANSPORTS))
 def test_locust_runs_the_same_users_by_itself(transport: str, tmp_path: Path) -> None:
     sources = made(5)
     put_into_store(sources, tmp_path / "store")

@@ -23,6 +23,7 @@ import pytest
 import uvloop
 
 from locklane_bench.children import ChildError, RelayChild
+from locklane_bench.delay import MOST_ON_THE_WAY
 from locklane_bench.procfs import descriptors
 from locklane_bench.relay import Relay
 from locklane_bench.results import RelayCounts
@@ -114,11 +115,15 @@ def loop_factory(request: pytest.FixtureRequest) -> Callable[[], asyncio.Abstrac
     return factory
 
 
-@pytest.fixture
+@pytest.fixture(params=[0.0, 0.01], ids=["near", "far"])
 def relay(
-    loop_factory: Callable[[], asyncio.AbstractEventLoop], server: socket.socket
+    loop_factory: Callable[[], asyncio.AbstractEventLoop],
+    server: socket.socket,
+    request: pytest.FixtureRequest,
 ) -> Iterator[Relay]:
+    """What the relay does, it does over any distance: that is in test_relay_delay.py."""
     with relaying(loop_factory, server.getsockname()[1]) as relay:
+        relay.rtt_s = request.param
         yield relay
 
 
@@ -244,9 +249,11 @@ def test_a_reader_that_does_not_read_stops_the_sender(
     sender, reader = sides
     sent = send_until_stopped(sender)
     (link,) = relay.links
+    on_the_way = MOST_ON_THE_WAY if relay.rtt_s else 0
     for leg in (link.client, link.server):
         assert leg.transport is not None
-        assert leg.transport.get_write_buffer_size() <= 64 * 2**10 + 256 * 2**10  # + one read
+        most = 64 * 2**10 + 256 * 2**10 + on_the_way  # the second is one read
+        assert leg.transport.get_write_buffer_size() <= most
     assert sent < 40 * 2**20, "four socket buffers hold less"
     sender.shutdown(socket.SHUT_WR)
     assert len(read_all(reader)) == sent
@@ -406,10 +413,13 @@ def test_the_process_answers_each_line_and_ends_with_its_input(server: socket.so
         with connect(port) as client, server.accept()[0] as far:
             client.sendall(b"12345")
             assert read_exactly(far, 5) == b"12345"
-            said = {"connections": 1, "bytes_up": 5, "bytes_down": 0, "open": 1}
+            said = {"connections": 1, "bytes_up": 5, "bytes_down": 0, "requests": None, "open": 1}
             assert ask("counts") == said
             assert ask("target 127.0.0.1") == {"error": "not HOST:PORT: '127.0.0.1'"}
-            assert ask("hello") == {"error": "neither 'counts' nor 'target HOST:PORT': 'hello'"}
+            assert ask("hello") == {
+                "error": "none of 'counts', 'target HOST:PORT', 'rtt MILLISECONDS' and "
+                "'requests on|off': 'hello'"
+            }
             elsewhere = "{}:{}".format(*second.getsockname())
             assert ask(f"target {elsewhere}") == {"target": elsewhere}
             with connect(port), second.accept()[0]:

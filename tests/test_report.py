@@ -1,101 +1,27 @@
-"""The report: its arithmetic, its sentences, and what it shows. The runs here are made up."""
+"""The report: its arithmetic, its answer, and what it shows. The runs here are made up."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import re
-import xml.etree.ElementTree as ET
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from madeup import FILES, a_run, everything, of_a_condition, rounds, some_results
 from rich.console import Console
 
 from locklane_bench import report
-from locklane_bench.report import plots, table, wording
-from locklane_bench.report.summary import Spread, spread, summarise
-from locklane_bench.results import (
-    AnnexDrop,
-    ClientCounts,
-    RelayCounts,
-    Results,
-    Run,
-    Settings,
-    Via,
-    read,
-)
+from locklane_bench.report import table, wording
+from locklane_bench.report.answer import answer, main_chart
+from locklane_bench.report.ceiling import shares
+from locklane_bench.report.summary import Spread, spread, summarise, tie, times_as_fast
+from locklane_bench.results import Condition, Results, read
 
-FILES = 1000
-
-
-def a_run(
-    transport: str,
-    rate: float,
-    *,
-    server: str = "locklane",
-    concurrency: int = 8,
-    via: Via = "direct",
-    number: int = 1,
-    files: int = FILES,
-    failures: int = 0,
-) -> Run:
-    """``rate`` drops per second; latencies of 1, 2, 3 … ms, so that p50 is half of ``files``."""
-    connections = files if transport == "websocket" else concurrency
-    known = server != "external"
-    return Run(
-        server=server,
-        transport=transport,
-        concurrency=concurrency,
-        via=via,
-        round=number,
-        files=files,
-        failures=failures,
-        wall_s=files / rate if files else 1.0,
-        latency_ms=[float(each + 1) for each in range(files)],
-        client=ClientCounts(connections, 2 * files, 3 * files, 4 * files),
-        server_connections=connections if known else None,
-        relay=RelayCounts(connections, 600 * files, 300 * files) if via == "relay" else None,
-        kernel_connections=connections if known else None,
-        client_cpu_ms=0.5 * files,
-        server_cpu_ms=0.25 * files if known else None,
-        server_peak_memory_kib=51200 if known else None,
-        server_peak_descriptors=40 if known else None,
-        time_wait=connections,
-    )
-
-
-def some_results(runs: list[Run], **changes: object) -> Results:
-    transports = list(dict.fromkeys(run.transport for run in runs))
-    made = Results(
-        started="2026-11-22T08:40:12Z",
-        duration_s=12.5,
-        command="locklane compare --files 1000 --rounds 5",
-        settings=Settings(
-            transports=transports,
-            files=FILES,
-            concurrency=sorted({run.concurrency for run in runs}),
-            rounds=5,
-            think_time_s=0.0,
-            rate=None,
-            url=None,
-            keys_from="made up",
-        ),
-        machine={"Processor": "Some | <processor>", "Kernel": "Linux 6"},
-        versions={"Locklane": "0.1.0"},
-        runs=runs,
-        annex_drop=AnnexDrop("10.20261026", 100, 4, 9.5, 5, 80_000, 70_000, 100, 0),
-    )
-    return replace(made, **changes)  # type: ignore[arg-type]
-
-
-def rounds(transport: str, *rates: float, **more: object) -> list[Run]:
-    return [
-        a_run(transport, rate, number=number, **more)  # type: ignore[arg-type]
-        for number, rate in enumerate(rates, 1)
-    ]
+EIGHT = Condition(concurrency=8, files=1000)
+BARE = replace(EIGHT, server="bare")
+FAR = Condition(rtt_ms=100.0, files=50)
 
 
 def usual() -> Results:
@@ -104,7 +30,7 @@ def usual() -> Results:
         [
             *rounds("websocket", 500, 400, 450, 420, 480),
             *rounds("longpoll", 1000, 800, 900, 840, 1440),
-            *rounds("longpoll", 2000, 1000, 1000, 1050, 1600, server="bare"),
+            *rounds("longpoll", 2000, 1000, 1000, 1050, 1600, at=BARE),
             *rounds("websocket", 100, via="relay"),
             *rounds("longpoll", 100, via="relay"),
         ]
@@ -112,7 +38,7 @@ def usual() -> Results:
 
 
 def said(results: Results) -> str:
-    return " ".join(wording.answer(results, summarise(results)))
+    return " ".join(answer(results, summarise(results)))
 
 
 # Figures
@@ -126,56 +52,97 @@ def test_spread_is_median_least_and_greatest() -> None:
 
 
 def test_figures_are_medians_over_rounds_per_dropped_file() -> None:
-    figures = summarise(usual()).at("locklane", "longpoll", 8)
+    figures = summarise(usual()).at(EIGHT, "longpoll")
     assert figures is not None
     rate = figures.drops_per_s
     assert rate is not None
     assert (rate.median, rate.low, rate.high) == pytest.approx((900, 800, 1440))
     assert rate.rounds == 5
     assert figures.connections == Spread(0.008, 0.008, 0.008, 5)
-    assert (figures.connections_total, figures.files) == (40, 5000)
+    assert figures.files == 5000
     percentiles = [figures.p50_ms, figures.p90_ms, figures.p99_ms, figures.max_ms]
-    assert [each.median for each in percentiles if each] == [500, 900, 990, 1000]
+    # 8 at a time, 900 per second: 8.89 ms, and from 0.8 to 1.2 of it.
+    assert [each.median for each in percentiles if each] == pytest.approx(
+        [8000 / 900 * share for share in (1.0, 1.16, 1.196, 1.2)]
+    )
     assert figures.client_cpu_ms == Spread(0.5, 0.5, 0.5, 5)
     assert figures.server_cpu_ms == Spread(0.25, 0.25, 0.25, 5)
     assert figures.requests == Spread(2, 2, 2, 5)
-    assert figures.round_trips == Spread(4, 4, 4, 5)
+    assert figures.round_trips == Spread(2, 2, 2, 5)
     assert figures.memory_kib == Spread(51200, 51200, 51200, 5)
+    assert figures.tls_full is None
 
 
-def test_bytes_come_from_relay_runs_and_times_from_direct_ones() -> None:
+def test_without_a_distance_bytes_come_from_relay_runs_and_times_from_direct_ones() -> None:
     runs = [a_run("longpoll", 1000), a_run("longpoll", 10, via="relay")]
-    figures = summarise(some_results(runs)).at("locklane", "longpoll", 8)
+    figures = summarise(some_results(runs)).at(EIGHT, "longpoll")
     assert figures is not None
     assert figures.drops_per_s == Spread(1000, 1000, 1000, 1)
     assert figures.bytes_up == Spread(600, 600, 600, 1)
     assert figures.bytes_down == Spread(300, 300, 300, 1)
-    assert figures.relay_connections == Spread(0.008, 0.008, 0.008, 1)
+
+
+def test_over_a_distance_relay_runs_give_times_too() -> None:
+    figures = summarise(some_results([a_run("longpoll", 10, at=FAR, via="relay")])).at(
+        FAR, "longpoll"
+    )
+    assert figures is not None
+    assert figures.drops_per_s == Spread(10, 10, 10, 1)
+    assert figures.bytes_up == Spread(600, 600, 600, 1)
+
+
+def test_handshakes_are_counted_per_file_where_there_is_tls() -> None:
+    at = replace(EIGHT, tls=True)
+    figures = summarise(some_results([a_run("websocket", 100, at=at)])).at(at, "websocket")
+    assert figures is not None
+    assert figures.tls_full == Spread(0.008, 0.008, 0.008, 1)
+    assert figures.tls_resumed == Spread(0.992, 0.992, 0.992, 1)
+
+
+def test_conditions_that_differ_in_distance_alone_are_one_line_whatever_their_files() -> None:
+    runs = [
+        *rounds("longpoll", 900, at=EIGHT),
+        *rounds("longpoll", 90, at=replace(EIGHT, rtt_ms=20.0, files=200), via="relay"),
+        *rounds("longpoll", 700, at=replace(EIGHT, tls=True)),
+        *rounds("longpoll", 300, at=replace(EIGHT, concurrency=1)),
+    ]
+    lines = summarise(some_results(runs)).lines()
+    assert [(each.setting.tls, each.setting.concurrency) for each in lines] == [
+        (False, 1),
+        (False, 8),
+        (True, 8),
+    ]
+    assert [(rtt, at.files) for rtt, at in lines[1].by_rtt.items()] == [(0.0, 1000), (20.0, 200)]
 
 
 def test_ratio_is_of_runs_in_the_same_round() -> None:
-    (compared,) = summarise(usual()).comparisons
-    assert (compared.transport, compared.baseline) == ("longpoll", "websocket")
-    assert [value for _, value in compared.by_round] == pytest.approx([2, 2, 2, 2, 3])
-    assert compared.ratio is not None
+    summary = summarise(usual())
+    one, other = summary.at(EIGHT, "longpoll"), summary.at(EIGHT, "websocket")
+    assert one is not None
+    assert other is not None
+    ratio = times_as_fast(one, other)
+    assert ratio is not None
     # The ratio of the medians is the same here; of the extremes it would be 1440/400.
-    assert (compared.ratio.median, compared.ratio.high) == pytest.approx((2, 3))
-    assert not compared.tie
+    assert (ratio.median, ratio.low, ratio.high) == pytest.approx((2, 2, 3))
+    assert not tie(one, other)
 
 
 def test_a_round_that_only_one_has_is_in_no_ratio() -> None:
     runs = [*rounds("websocket", 500, 500), *rounds("longpoll", 1000, 1000, 4000)]
-    (compared,) = summarise(some_results(runs)).comparisons
-    assert [number for number, _ in compared.by_round] == [1, 2]
+    one, other = summarise(some_results(runs)).under(EIGHT)[::-1]
+    ratio = times_as_fast(one, other)
+    assert ratio is not None
+    assert ratio.rounds == 2
 
 
 def test_share_of_the_ceiling_is_round_by_round() -> None:
-    (ceiling,) = summarise(usual()).ceilings
-    share = ceiling.share["locklane"]
+    summary = summarise(usual())
+    ((at, name, share),) = shares(summary)
+    assert (at, name) == (EIGHT, "longpoll")
     assert share is not None
     # 0.5, 0.8, 0.9, 0.8, 0.9; the medians alone would have said 900/1050.
     assert (share.median, share.low, share.high) == pytest.approx((0.8, 0.5, 0.9))
-    assert "bare" not in summarise(usual()).servers
+    assert "bare" not in {each.condition.server for each in summary.figures}
 
 
 def test_a_run_that_dropped_nothing_is_left_out_and_said() -> None:
@@ -185,8 +152,69 @@ def test_a_run_that_dropped_nothing_is_left_out_and_said() -> None:
     assert summary.empty_runs == 1
     assert summary.figures[0].failures == 7
     text = " ".join(wording.cautions(results, summary))
-    assert "7 of 1,007 drops failed (longpoll, 8 at a time: 7)" in text
+    assert "7 of 1,007 drops failed (longpoll, 8 at a time, RTT 0, plain: 7)" in text
     assert "1 run dropped nothing: left out of the figures." in text
+
+
+# Ranking and ties
+
+
+def test_the_fastest_is_alone_if_it_was_faster_in_every_round() -> None:
+    runs = [
+        *rounds("websocket", 500, 600, 200),
+        *rounds("longpoll", 650, 800, 250),
+        *rounds("duplex", 640, 790, 240),
+    ]
+    rank = summarise(some_results(runs)).rank(EIGHT)
+    assert rank is not None
+    assert [each.transport for each in rank.order] == ["longpoll", "duplex", "websocket"]
+    assert rank.best == ["longpoll"]
+
+
+def test_who_was_once_as_fast_as_the_fastest_ties_with_it_and_the_rest_does_not() -> None:
+    runs = [
+        *rounds("websocket", 500, 600, 700),
+        *rounds("longpoll", 900, 940, 990),
+        *rounds("duplex", 910, 930, 995),
+    ]
+    rank = summarise(some_results(runs)).rank(EIGHT)
+    assert rank is not None
+    assert rank.best == ["longpoll", "duplex"]
+
+
+def test_over_a_distance_the_median_drop_decides_and_near_by_the_drops_per_second() -> None:
+    """Few files far away: opening connections weighs in the rate as it does not for more."""
+    opens_more = {"p50_ms": 100.0}, (5.0, 5.1)
+    waits_more = {"p50_ms": 150.0}, (6.0, 6.1)
+    for at, best in ((FAR, "pipeline"), (EIGHT, "longpoll")):
+        runs = []
+        for name, (latency, rates) in (("pipeline", opens_more), ("longpoll", waits_more)):
+            via = "relay" if at.rtt_ms else "direct"
+            runs += rounds(name, *rates, at=at, via=via, **latency)
+        summary = summarise(some_results(runs))
+        rank = summary.rank(at)
+        assert rank is not None
+        assert rank.best == [best]
+        one, other = summary.at(at, best), rank.order[1]
+        assert one is not None
+        ratio = times_as_fast(one, other)
+        assert ratio is not None
+        assert ratio.median == pytest.approx(1.5 if at is FAR else 1.2, rel=0.01)
+
+
+def test_under_a_rate_latency_decides() -> None:
+    results = some_results([a_run("longpoll", 100), a_run("duplex", 99, p50_ms=3.0)])
+    results = replace(results, settings=replace(results.settings, rate=100.0))
+    rank = summarise(results).rank(EIGHT)
+    assert rank is not None
+    assert rank.best == ["duplex"]
+    # The p99, not the p50: in a hundred of duplex there are two that are slow.
+    runs = [replace(run, latency_ms=sorted(run.latency_ms)) for run in results.runs]
+    runs[1] = replace(runs[1], latency_ms=[*runs[1].latency_ms[:-20], *[500.0] * 20])
+    rank = summarise(replace(results, runs=runs)).rank(EIGHT)
+    assert rank is not None
+    assert [each.transport for each in rank.order] == ["longpoll", "duplex"]
+    assert rank.best == ["longpoll"]
 
 
 # Numbers as text
@@ -228,6 +256,22 @@ def test_three_digits(value: float, text: str) -> None:
     assert wording.number(value) == text
 
 
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (3.21, "3.21 s"),
+        (120, "2 min"),
+        (250.4, "4 min 10 s"),
+        (5999.9, "1 h 40 min"),
+        (100_000, "27 h 47 min"),
+        (3600 * 71.999, "3 days"),
+        (86_400 * 11.5, "11 days 12 h"),
+    ],
+)
+def test_durations_have_two_units_at_most(seconds: float, text: str) -> None:
+    assert wording.duration(seconds) == text
+
+
 def test_a_ratio_near_one_is_not_written_as_one() -> None:
     assert wording.times_form(1.004) == "1.004"
     assert wording.times_form(2.0) == "2.00"
@@ -236,140 +280,156 @@ def test_a_ratio_near_one_is_not_written_as_one() -> None:
 # The answer
 
 
-def test_answer_when_longpoll_is_faster() -> None:
-    answer = wording.answer(usual(), summarise(usual()))
-    assert answer == [
-        "Connections for 1,000 dropped files, 8 at a time: 1,000 with one websocket per lock "
-        "(websocket) and 8 with lockcontent + keeplocked (longpoll); 1.000 and 0.008 per dropped "
-        "file.",
-        "Speed: 8 at a time, longpoll dropped 2.00 (2.00–3.00) times as many files per second as "
-        "websocket.",
-        "Bytes for each drop, both ways, 8 at a time: 900 with websocket and 900 with longpoll.",
-        "Server processor time for each drop, 8 at a time: 0.250 ms with websocket and 0.250 ms "
-        "with longpoll.",
-        "What the holder of a lock can know: with websocket, that it was taken, that its hold is "
-        "live, and when it is lost; with longpoll, that it was taken.",
+def test_answer_without_a_distance_speaks_of_round_trips_and_the_fastest() -> None:
+    assert answer(usual(), summarise(usual())) == [
+        "No distance was measured, over which round trips decide: longpoll waits for 2 round trips "
+        "per dropped file (websocket 3 round trips).",
+        "Near by, 8 at a time, longpoll is the fastest: 900 (800–1,440) files per second; it is "
+        "2.00 (2.00–3.00) times as fast as the next, websocket.",
+        "What comes with it: longpoll opens 0.008 connections per file (8 at a time) and its "
+        "client knows of a lock that it was taken; whoever wants the hold confirmed takes "
+        "websocket (17.8 ms per file without a distance, 8 at a time).",
     ]
 
 
-def test_answer_when_websocket_is_faster() -> None:
+def test_answer_when_the_other_is_faster() -> None:
     runs = [*rounds("websocket", 1000, 1200, 1500), *rounds("longpoll", 500, 300, 500)]
     text = said(some_results(runs))
-    # 2, 4 and 3 round by round: turned over before the median, not after.
-    assert "websocket dropped 3.00 (2.00–4.00) times as many files per second as longpoll" in text
-    assert "longpoll dropped" not in text
+    # 2, 4 and 3 round by round.
+    assert "websocket is the fastest: 1,200 (1,000–1,500) files per second" in text
+    assert "it is 3.00 (2.00–4.00) times as fast as longpoll." in text
+    assert "whoever wants the hold confirmed" not in text
 
 
 def test_answer_when_neither_is_faster_in_every_round_is_a_tie() -> None:
     runs = [*rounds("websocket", 500, 600, 700), *rounds("longpoll", 650, 540, 700)]
     text = said(some_results(runs))
     assert (
-        "8 at a time they tie: from round to round longpoll dropped 0.90 to 1.30 times as many "
-        "as websocket." in text
+        "Near by, 8 at a time, longpoll and websocket tie as the fastest: longpoll 650 (540–700) "
+        "and websocket 600 (500–700) files per second." in text
     )
+    assert "times as fast" not in text
 
 
-def test_a_slow_round_that_hurts_both_alike_makes_no_tie() -> None:
-    runs = [*rounds("websocket", 500, 600, 200), *rounds("longpoll", 650, 800, 250)]
-    (compared,) = summarise(some_results(runs)).comparisons
-    assert not compared.tie
+def distant(fast: str, *, tls: str | None = None) -> Results:
+    """``fast`` takes one round trip where the others take two; with TLS, ``tls`` does."""
+    runs = [*rounds("longpoll", 1000, 1000), *rounds("pipeline", 900, 900)]
+    for secure in (False, True) if tls else (False,):
+        at = replace(FAR, tls=secure)
+        for name in ("longpoll", "pipeline"):
+            one = name == (tls if secure else fast)
+            rate = 10.0 if one else 5.0
+            runs += rounds(name, rate, rate * 1.01, at=at, via="relay")
+    return some_results(runs)
 
 
-def test_answer_differs_by_concurrency() -> None:
+def test_answer_over_a_distance_names_the_best_its_time_and_how_much_faster_it_is() -> None:
+    first, second, third = answer(distant("pipeline"), summarise(distant("pipeline")))
+    assert first == (
+        "Over a distance take pipeline: at an RTT of 100 ms, one at a time, a dropped file takes "
+        "99.5 (99.0–100) ms and waits for 1 round trip; it is 2.00 times as fast as "
+        "longpoll, which waits for 2 round trips."
+    )
+    assert second.startswith("Near by, 8 at a time, longpoll is the fastest: 1,000 files per")
+    assert "pipeline opens 0.008 connections per file (8 at a time)" in third
+    assert "longpoll opens" in third
+
+
+def test_round_trips_of_the_answer_are_those_of_the_line_where_most_files_were_dropped() -> None:
+    """Far away, what opens connections falls to few files."""
+    runs = distant("pipeline").runs
+    runs += rounds("pipeline", 900, 900, at=replace(FAR, rtt_ms=0.0, files=1000))
     runs = [
-        *rounds("websocket", 500, 600, concurrency=1),
-        *rounds("longpoll", 250, 300, concurrency=1),
-        *rounds("websocket", 500, 600, concurrency=8),
-        *rounds("longpoll", 1000, 1200, concurrency=8),
-        *rounds("websocket", 500, 600, concurrency=32),
-        *rounds("longpoll", 550, 590, concurrency=32),
+        replace(run, client=replace(run.client, round_trips=run.client.round_trips + 25))
+        if run.condition == FAR
+        else run
+        for run in runs
     ]
-    text = said(some_results(runs))
-    assert "8 at a time, longpoll dropped 2.00 times as many files per second as websocket" in text
-    assert "1 at a time, websocket dropped 2.00 times as many files per second as longpoll" in text
-    assert "32 at a time they tie" in text
+    first = answer(some_results(runs), summarise(some_results(runs)))[0]
+    assert "and waits for 1 round trip; it is" in first
+    # Of longpoll there is no nearer run of one at a time: (2 × 50 + 25) / 50.
+    assert first.endswith("longpoll, which waits for 2.5 round trips.")
 
 
-def test_answer_of_many_transports_names_the_fastest() -> None:
+def test_answer_over_a_distance_when_the_baseline_is_the_best() -> None:
+    first = answer(distant("longpoll"), summarise(distant("longpoll")))[0]
+    assert first.startswith("Over a distance take longpoll:")
+    assert "it is 2.00 times as fast as the next, pipeline, which waits for 1 round trip" in first
+
+
+def test_answer_over_a_distance_of_ties() -> None:
     runs = [
-        *rounds("websocket", 500, 510),
-        *rounds("longpoll", 1000, 1010),
-        *rounds("multiplex", 3000, 3010),
-        *rounds("novel", 2000, 2010),
+        *rounds("longpoll", 5.0, 5.1, at=FAR, via="relay"),
+        *rounds("multiplex", 10.0, 10.4, at=FAR, via="relay"),
+        *rounds("pipeline", 10.2, 10.1, at=FAR, via="relay"),
     ]
-    text = said(some_results(runs))
-    assert "Of all 4 transports, 8 at a time, multiplex was the fastest" in text
-    assert "longpoll, multiplex and novel opened the fewest connections (0.008" in text
-    assert "0.008 and 0.008 per dropped file" in text
-    tied = said(some_results([*runs, *rounds("duplex", 2900, 3200)]))
-    assert "no single one was the fastest: the ranges of duplex and multiplex overlap" in tied
+    first = answer(some_results(runs), summarise(some_results(runs)))[0]
+    assert first.startswith(
+        "Over a distance take multiplex and pipeline, which tie: at an RTT of 100 ms, one at a "
+        "time, a dropped file takes 98.1 (96.2–100) ms with multiplex and 98.5 (98.0–99.0) ms with "
+        "pipeline; multiplex is "
+    )
+    assert "times as fast as longpoll" in first
+
+
+@pytest.mark.parametrize(
+    ("tls", "end"),
+    [("pipeline", "; with TLS it is the same."), ("longpoll", "; with TLS, longpoll.")],
+)
+def test_answer_says_whether_tls_changes_it(tls: str, end: str) -> None:
+    results = distant("pipeline", tls=tls)
+    assert answer(results, summarise(results))[0].endswith(end)
+
+
+def test_answer_of_everything_has_three_sentences_with_proxies_in_the_last() -> None:
+    results = everything(2)
+    sentences = answer(results, summarise(results))
+    assert len(sentences) == 3
+    assert sentences[0].startswith("Over a distance take pipeline: at an RTT of 100 ms")
+    assert "64 at a time, multiplex is the fastest" in sentences[1]
+    assert (
+        "pipeline opens 0.213 connections per file (64 at a time), works behind 3 of the 4"
+        in (sentences[2])
+    )
 
 
 def test_answer_of_one_transport_compares_nothing() -> None:
     text = said(some_results(rounds("longpoll", 1000, 1100)))
     assert "no other transport was measured" in text
-    assert "times as many" not in text
+    assert "times as fast" not in text
+    text = said(some_results(rounds("longpoll", 5, at=FAR, via="relay")))
+    assert text.startswith("At an RTT of 100 ms, one at a time, longpoll took")
 
 
 def test_answer_under_a_rate_is_of_latency() -> None:
-    results = usual()
+    runs = [
+        a_run(name, 400, number=number, p50_ms=p50_ms)
+        for name, latencies in (
+            ("websocket", (5.0, 5.2)),
+            ("longpoll", (5.1, 5.1)),
+            ("duplex", (10.0, 10.2)),
+        )
+        for number, p50_ms in enumerate(latencies, 1)
+    ]
+    results = some_results(runs)
     results = replace(results, settings=replace(results.settings, rate=400.0))
     text = said(results)
-    assert "With 400 drops due per second and 8 at a time, 99 of 100 drops ended within" in text
-    assert "websocket and longpoll tie" in text  # both 990 ms
-    assert "times as many" not in text
+    assert (
+        "Near by, 8 at a time, with 400 drops due per second, 99 of 100 drops ended within "
+        "6.10 (5.98–6.22) ms with websocket, 6.10 ms with longpoll and 12.1 (12.0–12.2) ms with "
+        "duplex; websocket and longpoll tie." in text
+    )
+    assert "times as fast" not in text
 
 
 def test_answer_without_figures() -> None:
     assert said(some_results([])) == "No run gave a figure: there is no answer."
+    assert said(some_results(rounds("longpoll", 9, via="relay"))) == (
+        "No run gave times: there is no answer."
+    )
 
 
-# What is missing
-
-
-def test_foreign_server_has_dashes_and_a_footnote(tmp_path: Path) -> None:
-    runs = [
-        *rounds("websocket", 500, server="external"),
-        *rounds("longpoll", 1000, server="external"),
-    ]
-    results = some_results(runs, annex_drop=None, annex_drop_missing="it is not our server")
-    for path in report.write(results, tmp_path)[:2]:
-        text = path.read_text("utf-8")
-        assert "cannot be seen from here" in text
-        assert "Not measured: it is not our server." in text
-        assert "Nothing to hold against each other: in all 2 runs only the client" in text
-        assert "None" not in text
-        assert "nan" not in re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL).split()
-    assert "cannot be seen" not in report.render(usual())[0]
-
-
-@pytest.mark.parametrize(
-    "results",
-    [
-        some_results([]),
-        some_results(rounds("longpoll", 1000, via="relay")),
-        some_results(rounds("longpoll", 1000, server="bare")),
-        some_results(rounds("longpoll", 1000, files=3)),
-        some_results(rounds("longpoll", 1000, files=0)),
-        some_results([*rounds("a" * 60, 900.0), *rounds("$x_1$", 1.0), *rounds("z<&|", 80_000.0)]),
-        some_results([*rounds("websocket", 5.0), *rounds("websocket", 7.0, server="external")]),
-    ],
-    ids=["nothing", "relay only", "bare only", "3 files", "no files", "names", "two servers"],
-)
-def test_renders_whatever_is_missing(results: Results, tmp_path: Path) -> None:
-    paths = report.write(results, tmp_path)
-    check_page(paths[0].read_text("utf-8"))
-    assert terminal(results)
-
-
-def test_notes_on_missing_relay_and_few_rounds() -> None:
-    results = some_results([*rounds("websocket", 500), *rounds("longpoll", 900, files=30)])
-    page, text = report.render(results)
-    for each in (page, text):
-        assert "no run went through the relay" in each
-        assert "Only 1 round where 5 are the least to rely on" in each
-        assert "A round of 30 drops has no hundredth part" in each
-        assert "No run was made against the bare server" in each
+# What to be told first
 
 
 def test_asked_for_but_not_there() -> None:
@@ -377,175 +437,87 @@ def test_asked_for_but_not_there() -> None:
     results = replace(
         results, settings=replace(results.settings, transports=["longpoll", "duplex"])
     )
-    assert "Asked for, but without a run to show: duplex." in wording.cautions(
-        results, summarise(results)
-    )
+    cautions = wording.cautions(results, summarise(results))
+    assert "Asked for, but without a run to show: duplex." in cautions
 
 
-# Do the counts agree?
+def test_few_rounds_are_said() -> None:
+    results = some_results(rounds("longpoll", 9))
+    (caution,) = wording.cautions(results, summarise(results))
+    assert caution.startswith("Only 1 round where 5 are the least to rely on: there is no spread")
 
 
-def test_counts_agree() -> None:
-    results = usual()
-    assert wording.agreement(results, summarise(results)) == "All 17 runs agree."
-
-
-def test_disagreements_are_listed_one_by_one() -> None:
-    sentences = ["websocket, round 1: client 1000, relay 999.", "longpoll: <kernel> 9."]
-    page, text = report.render(replace(usual(), disagreements=sentences))
-    assert "2 runs of 17 disagree:" in page
-    assert "<li>longpoll: &lt;kernel&gt; 9.</li>" in page
-    assert "- websocket, round 1: client 1000, relay 999." in text
-    assert "The counts disagree in 2 runs" in page
-
-
-def test_a_disagreement_that_nobody_named_is_seen() -> None:
-    results = usual()
-    results.runs[0] = replace(results.runs[0], kernel_connections=1001)
-    sentence = wording.agreement(results, summarise(results))
-    assert sentence.startswith(
-        "The comparison named no disagreement, yet the counts of 1 run of 17"
-    )
-
-
-def test_git_annex_drop_and_a_lock_left() -> None:
-    results = usual()
-    assert (
-        "opened 5 connections (0.050 per dropped file), as the relay" in wording.annex(results)[0]
-    )
-    assert results.annex_drop is not None
-    results = replace(results, annex_drop=replace(results.annex_drop, locks_left=2))
-    assert any("fault" in each for each in wording.cautions(results, summarise(results)))
-
-
-# The page
-
-
-class _Page(HTMLParser):
-    """Checks that every element is closed, in order, and gathers what the page refers to."""
-
-    VOID = frozenset({"meta", "br", "hr", "img", "link", "input", "wbr"})
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.references: list[str] = []
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        names = dict(attrs)
-        self.references += [
-            value or ""
-            for name, value in names.items()
-            if name.rpartition(":")[2] in ("src", "href", "srcset", "action", "data")
-        ]
-        if names.get("id"):
-            self.ids.append(names["id"] or "")
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in self.VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag
-
-
-def check_page(page: str) -> _Page:
-    parser = _Page()
-    parser.feed(page)
-    parser.close()
-    assert parser.open == []
-    raw = {"results.json", "results.csv", "report.md"}
-    assert {each for each in parser.references if not each.startswith("#")} == raw
-    assert not {"script", "link", "img", "iframe", "object"} & set(parser.tags)
-    assert "url(" not in re.sub(r"url\(#", "", page)
-    assert "@import" not in page
-    assert len(parser.ids) == len(set(parser.ids))
-    for reference in parser.references:
-        assert not reference.startswith("#") or reference[1:] in parser.ids
-    return parser
-
-
-def test_page_is_whole_and_refers_to_nothing_outside(tmp_path: Path) -> None:
-    paths = report.write(usual(), tmp_path / "new" / "report")
-    assert [path.name for path in paths] == [
-        "report.html",
-        "report.md",
-        "results.json",
-        "results.csv",
+def test_locks_that_git_annex_left_and_locks_that_could_not_be_held_are_said() -> None:
+    results = everything(5)
+    assert wording.cautions(results, summarise(results)) == [
+        "Over duplex, 8,123 of the 10,000 locks that were wanted at once were held: no descriptor "
+        "was left."
     ]
-    page = paths[0].read_text("utf-8")
-    parser = check_page(page)
-    assert parser.tags.count("svg") == 3
-    assert parser.tags.count("caption") == parser.tags.count("table")
-    assert '<html lang="en">' in page
-    assert not re.findall(r"<th(?![^>]*scope=)[ >]", page)
-    assert "Some | &lt;processor&gt;" in page
-    headings = [
-        "The ceiling",
-        "Do the counts agree?",
-        "The real git annex drop",
-        "How it was measured",
-        "How to read it",
-        "Conditions",
-        "How to repeat it",
-        "Raw data",
+    drops = [replace(each, locks_left=2) for each in results.annex_drops[:1]]
+    results = replace(results, annex_drops=drops, idle=[])
+    assert wording.cautions(results, summarise(results)) == [
+        "git-annex left 2 locks behind. That is a fault."
     ]
-    for text in (page, paths[1].read_text("utf-8")):
-        places = [
-            text.index(f"{heading}\n") if "<h2>" not in text else text.index(f"<h2>{heading}")
-            for heading in headings
-        ]
-        assert places == sorted(places)
-        assert "locklane compare --files 1000 --rounds 5" in text
 
 
-def test_markdown_tables_have_as_many_cells_as_heads() -> None:
-    text = report.render(usual())[1]
-    widths: set[int] = set()
-    for line in [*text.splitlines(), ""]:
-        if line.startswith("|"):
-            widths.add(len(re.split(r"(?<!\\)\|", line)))
-        else:
-            assert len(widths) <= 1
-            widths.clear()
-    assert "Some \\| \\<processor\\>" in text
-    assert "| longpoll | 8 | 0.008 | 900 (800–1,440) | 500 | 990 | 600 | 300 | 0.250 |" in text
-    assert "| longpoll | 8 | 1,050 (1,000–2,000) | 900 (800–1,440) | 80% (50%–90%) |" in text
-    assert "| longpoll | 8 | 2.00 (2.00–3.00) | 2.00, 2.00, 2.00, 2.00, 3.00 | faster |" in text
-    assert "| longpoll | 8 | direct | 5,000 | 40 | 40 | – | 40 | 5 of 5 |" in text
-    assert "| longpoll | 8 | relay | 1,000 | 8 | 8 | 8 | 8 | 1 of 1 |" in text
-    assert "\n\n\n\n" not in text
+def test_many_failures_are_summed_up() -> None:
+    runs = [
+        a_run("longpoll", 9, at=replace(EIGHT, concurrency=each), failures=1)
+        for each in range(1, 8)
+    ]
+    results = some_results(runs)
+    text = wording.cautions(results, summarise(results))[0]
+    assert text.startswith("7 of 7,007 drops failed (longpoll, one at a time")
+    assert "and in 3 other conditions)" in text
 
 
-def test_charts_are_xml_with_a_text_alternative_and_the_same_every_time() -> None:
-    first, second = plots.charts(summarise(usual())), plots.charts(summarise(usual()))
-    assert [chart.name for chart in first] == ["connections", "drops", "latency"]
-    for chart, again in zip(first, second, strict=True):
-        assert chart.svg == again.svg
-        root = ET.fromstring(chart.svg)
-        assert root.get("role") == "img"
-        assert root.get("aria-label") == chart.description
-        assert root[0].tag.endswith("title")
-        assert root[0].text == chart.title
-        assert "metadata" not in chart.svg
-    assert "websocket 1.000; longpoll 0.008." in first[0].description
-    assert ">0.008<" in first[0].svg
-    assert "longpoll ceiling 1,050 (1,000–2,000)" in first[1].description
-    assert "500 / 900 / 990" in first[2].svg
+# The main table, the main chart, the terminal
 
 
-def test_same_results_same_report() -> None:
-    assert report.render(usual()) == report.render(usual())
+def test_main_table_has_distances_the_highest_concurrency_and_the_best_marked() -> None:
+    shown = table.main_table(summarise(everything(2)))
+    assert shown is not None
+    assert shown.head == [
+        "Transport",
+        "Connections per file",
+        "Round trips per file",
+        *(f"ms per file, RTT {each}" for each in ("0", "20 ms", "100 ms")),
+        "the same, TLS, RTT 100 ms",
+        "Files per s, 64 at a time",
+        "Server CPU ms per file",
+    ]
+    assert [row[0].main for row in shown.rows] == [
+        *("longpoll", "websocket", "pipeline", "multiplex", "duplex")
+    ]
+    best = {row[0].main for row in shown.rows if row[5].best}
+    assert best == {"pipeline"}
+    assert str(shown.rows[2][5]).startswith("★ 10")
+    assert shown.rows[1][1].main == "1.000"
 
 
-# The terminal
+def test_main_table_of_one_condition_is_small() -> None:
+    shown = table.main_table(summarise(usual()))
+    assert shown is not None
+    assert [str(cell) for cell in shown.rows[1]] == [
+        *("longpoll", "0.008", "2", "★ 8.89", "★ 900", "0.250")
+    ]
+
+
+def test_main_chart_has_a_panel_for_each_distance_with_values_written_and_tls_as_a_mark() -> None:
+    chart = main_chart(summarise(everything(2)))
+    assert chart is not None
+    assert [line for line in chart.text.splitlines() if line.startswith("RTT")] == [
+        "RTT 0",
+        "RTT 20 ms",
+        "RTT 100 ms",
+    ]
+    assert "with TLS" in chart.text
+    assert ">with TLS<" in chart.svg
+    assert chart.text.count("★") == 3
+    small = main_chart(summarise(usual()))
+    assert small is not None
+    assert small.title == "Milliseconds per dropped file, 8 at a time, plain"
+    assert "TLS" not in small.svg
 
 
 def terminal(results: Results) -> str:
@@ -555,29 +527,40 @@ def terminal(results: Results) -> str:
 
 
 def test_terminal_table_fits_and_cuts_nothing() -> None:
+    at = replace(EIGHT, concurrency=10_000)
+    far = replace(at, rtt_ms=100.0)
     fast = [
-        *rounds("websocket", 12_345.6, 23_456.7, 34_567.8, concurrency=10_000),
-        *rounds("longpoll", 12_345.6, 23_456.7, 34_567.8, concurrency=10_000),
-        *rounds("multiplex", 12_345.6, 23_456.7, 34_567.8, concurrency=10_000, via="relay"),
+        *rounds("websocket", 12_345.6, 23_456.7, 34_567.8, at=at),
+        *rounds("longpoll", 12_345.6, 23_456.7, 34_567.8, at=at),
+        *rounds("multiplex", 12_345.6, 23_456.7, 34_567.8, at=at, via="relay"),
+        *rounds("multiplex", 12_345.6, 23_456.7, 34_567.8, at=far, via="relay"),
+        *rounds("multiplex", 12_345.6, 23_456.7, at=replace(far, tls=True), via="relay"),
     ]
     shown = terminal(some_results([*usual().runs, *fast]))
     assert max(map(len, shown.splitlines())) <= 100
     assert "…" not in shown
-    (row,) = [line for line in shown.splitlines() if "0.008" in line]
-    assert " ".join(row.split()) == "longpoll 8 0.008 900 (800–1,440) 500 / 990 600 / 300 0.250"
+    rows = [" ".join(line.split()) for line in shown.splitlines()]
+    assert "longpoll ★ 0 8 0.008 900 (800–1,440) 8.89 / 10.6 600 / 300 0.250" in rows
     assert "23,457 (12,346–34,568)" in shown
-    assert "8 at a time 80%" in shown
+    assert "TLS" in rows
+    assert "8 at a time, RTT 0, plain 80%" in shown
+
+
+def test_terminal_table_has_a_line_for_each_transport_and_condition_of_the_matrix() -> None:
+    shown = terminal(everything(1))
+    lines = [line for line in shown.splitlines() if line.split()[:1] == ["duplex"]]
+    assert len(lines) == 18
 
 
 # The raw files
 
 
 def test_json_round_trip(tmp_path: Path) -> None:
-    results = usual()
-    assert Results.from_json(results.to_json()) == results
-    report.write(results, tmp_path)
-    assert read(tmp_path) == results
-    assert read(tmp_path / "results.json") == results
+    for results in (usual(), everything(1)):
+        assert Results.from_json(results.to_json()) == results
+        report.write(results, tmp_path)
+        assert read(tmp_path) == results
+        assert read(tmp_path / "results.json") == results
 
 
 @pytest.mark.parametrize(
@@ -599,18 +582,66 @@ def test_bad_json_is_refused(text: str) -> None:
 
 
 def test_csv_has_one_row_per_run(tmp_path: Path) -> None:
-    path = report.write(usual(), tmp_path)[3]
-    with path.open(encoding="utf-8", newline="") as stream:
+    report.write(usual(), tmp_path)
+    with (tmp_path / "results.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == 17
     assert list(rows[0]) == [
-        *("server", "transport", "concurrency", "via", "round", "files", "failures", "wall_s"),
-        *("server_connections", "kernel_connections", "client_cpu_ms", "server_cpu_ms"),
-        *("server_peak_memory_kib", "server_peak_descriptors", "time_wait"),
+        *("part", "server", "proxy", "tls", "rtt_ms", "concurrency", "files_wanted"),
+        *("think_time_s", "transport", "via", "round", "files", "failures", "wall_s"),
+        *("server_connections", "server_tls_full", "server_tls_resumed", "kernel_connections"),
+        *("client_cpu_ms", "server_cpu_ms", "server_peak_memory_kib", "server_peak_descriptors"),
+        "time_wait",
         *("client_connections", "client_requests", "client_messages", "client_round_trips"),
-        *("relay_connections", "relay_bytes_up", "relay_bytes_down"),
+        *("client_tls_full", "client_tls_resumed"),
+        *("relay_connections", "relay_bytes_up", "relay_bytes_down", "relay_requests"),
         *("p50_ms", "p90_ms", "p99_ms", "max_ms"),
     ]
-    assert rows[0]["p99_ms"] == "990.0"
+    assert float(rows[0]["p50_ms"]) == 16.0  # 8 at a time, 500 per second
+    assert float(rows[0]["p99_ms"]) == pytest.approx(1.196 * 16)
     assert rows[0]["relay_bytes_up"] == ""
     assert rows[-1]["relay_bytes_up"] == "600000"
+
+
+def test_the_made_up_conditions_are_what_the_tests_say() -> None:
+    runs = of_a_condition("pipeline", Condition(rtt_ms=100.0, files=FILES))
+    assert {run.via for run in runs} == {"relay"}
+    assert all(95 < run.percentile_ms(50) < 110 for run in runs)
+    # Handshake and confirmation: two round trips beside one for each file.
+    for run in runs:
+        assert run.wall_s * 1000 == pytest.approx(FILES * run.percentile_ms(50) + 203)
+
+
+def test_a_distance_that_was_measured_with_many_at_a_time_only_is_spoken_of() -> None:
+    far = replace(EIGHT, rtt_ms=50.0, files=100)
+    runs = []
+    for name, rate in (("longpoll", 10), ("pipeline", 20)):
+        runs += rounds(name, 100, at=replace(EIGHT, concurrency=1))
+        runs += rounds(name, 500, at=EIGHT)
+        runs += rounds(name, rate, at=far, via="relay")
+    results = some_results(runs)
+    assert said(results).startswith(
+        "Over a distance take pipeline: at an RTT of 50 ms, 8 at a time"
+    )
+    shown = table.main_table(summarise(results))
+    assert shown is not None
+    assert "ms per file, RTT 50 ms" in shown.head
+
+
+def test_time_per_file_is_the_median_drops_whatever_the_run_took() -> None:
+    for at, via in ((EIGHT, "direct"), (FAR, "relay")):
+        runs = rounds("longpoll", 5, 50, 500, at=at, via=via, p50_ms=7.0)
+        figures = summarise(some_results(runs)).at(at, "longpoll")
+        assert figures is not None
+        assert figures.ms_per_file == Spread(7.0, 7.0, 7.0, 3)
+    # Users who drop one file after the other: 8 at a time take 8 / rate.
+    figures = summarise(usual()).at(EIGHT, "longpoll")
+    assert figures is not None
+    assert figures.ms_per_file is not None
+    assert figures.ms_per_file.median == pytest.approx(8000 / 900)
+
+
+def test_main_table_says_what_its_time_is() -> None:
+    shown = table.main_table(summarise(usual()))
+    assert shown is not None
+    assert "Time per file is the median drop’s" in shown.notes[0]

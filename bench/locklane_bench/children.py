@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
+from locklane_bench.certificates import Certificates
 from locklane_bench.orders import Order, Outcome
 from locklane_bench.results import RelayCounts
 from locklane_client.address import join_host_port
@@ -148,11 +149,16 @@ class ServerChild(Child):
     """Where it tells what it counted, if it does."""
 
     @classmethod
-    def locklane(cls, store: Path, transports: list[str]) -> ServerChild:
-        """The real server on a store, counting."""
+    def locklane(
+        cls, store: Path, transports: list[str], certificates: Certificates | None = None
+    ) -> ServerChild:
+        """The real server on a store, counting; with certificates, over TLS."""
         command = python("locklane_client", "serve", "--store", str(store), "--wideopen")
         command += ["--uuid", str(uuids.uuid4())]
         command += ["--port", "0", "--metrics", "127.0.0.1:0", "--transports", ",".join(transports)]
+        if certificates is not None:
+            command += ["--certfile", str(certificates.chain)]
+            command += ["--privatekeyfile", str(certificates.key)]
         return cls(command, "locklane serve")
 
     @classmethod
@@ -168,16 +174,21 @@ class ServerChild(Child):
                 self.metrics = where.removeprefix("at ")
         self.address = where
 
-    def counted(self, name: str) -> int:
-        """A figure of its metrics, all labels added up. 0 if it has none by that name."""
+    def figures(self) -> dict[str, float]:
+        """All of its metrics, by name and labels as they are written."""
         if self.metrics is None:
             raise ChildError(f"{self._name} has no metrics")
         with urllib.request.urlopen(self.metrics, timeout=10) as answer:
             lines = answer.read().decode("utf-8").splitlines()
+        pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+        return {name: float(value) for name, _, value in pairs}
+
+    def counted(self, name: str) -> int:
+        """A figure of its metrics, all labels added up. 0 if it has none by that name."""
         return sum(
-            int(float(line.rpartition(" ")[2]))
-            for line in lines
-            if line.startswith((name + " ", name + "{"))
+            int(value)
+            for written, value in self.figures().items()
+            if written == name or written.startswith(name + "{")
         )
 
 
@@ -203,7 +214,9 @@ class RelayChild(Child):
         """Totals since the start: subtract those of before to know those of a run, and wait for
         :meth:`open` to come down to have the last bytes of connections that were closed."""
         said = self._ask("counts")
-        return RelayCounts(said["connections"], said["bytes_up"], said["bytes_down"])
+        return RelayCounts(
+            said["connections"], said["bytes_up"], said["bytes_down"], said["requests"]
+        )
 
     def open(self) -> int:
         """Connections that are open now."""
@@ -214,6 +227,19 @@ class RelayChild(Child):
         """Send the connections to come elsewhere."""
         self._ask(f"target {join_host_port(host, port)}")
 
+    def set_rtt(self, rtt_ms: float) -> None:
+        """Have the server seem as far as that for the connections to come: 0 to 10000 ms there and
+        back; see :attr:`locklane_bench.relay.Relay.rtt_s`.
+
+        :raises ChildError: that is no such distance.
+        """
+        self._ask(f"rtt {rtt_ms}")
+
+    def count_requests(self, on: bool) -> None:
+        """Count the HTTP requests on the connections to come, or no longer: :meth:`counts` has them
+        from the first time on."""
+        self._ask(f"requests {'on' if on else 'off'}")
+
     def _ask(self, line: str) -> dict[str, Any]:
         self.write_line(line)
         said: dict[str, Any] = json.loads(self.read_line())
@@ -223,10 +249,13 @@ class RelayChild(Child):
 
 
 class LoadChild(Child):
-    """The process that drops files."""
+    """The process that drops files.
 
-    def __init__(self) -> None:
-        super().__init__(python("locklane_bench.load"), "the load process")
+    :param command: what to run in its place; it has to speak as it does.
+    """
+
+    def __init__(self, command: list[str] | None = None) -> None:
+        super().__init__(command or python("locklane_bench.load"), "the load process")
 
     def carry_out(self, order: Order) -> Outcome:
         """Have an order carried out, and wait for the outcome.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +14,7 @@ import click
 from click.core import ParameterSource
 from rich.console import Console
 
-from locklane_bench import namespace
+from locklane_bench import namespace, plan
 from locklane_bench.children import ChildError
 from locklane_bench.compare import compare as make_comparison
 from locklane_bench.keys import KeysError, Source, from_repository, made
@@ -21,28 +22,25 @@ from locklane_bench.peer import command as peers
 from locklane_bench.peer.figures import GROUPS
 from locklane_bench.peer.results import PeerSettings
 from locklane_bench.progress import progress_bar
-from locklane_bench.results import Results, Settings
+from locklane_bench.proxies import PROXIES
+from locklane_bench.results import Grid, Results, Settings
 from locklane_client.address import Address
-from locklane_client.options import Names
+from locklane_client.options import Names, Numbers
 from locklane_client.transports import TRANSPORTS
-
-
-def _concurrency(_: click.Context, __: click.Parameter, value: str) -> list[int]:
-    try:
-        numbers = [int(number) for number in value.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < 1 or max(numbers) > 10_000:
-        raise click.BadParameter("write whole numbers from 1 to 10000, for example 1,8")
-    return list(dict.fromkeys(numbers))
 
 
 @click.command(
     short_help="Price the lock transports per dropped file.",
     epilog="""\b
 Examples:
-  The comparison of this machine with itself, as "make compare" does it:
+  The comparison of this machine with itself, in 3 minutes, as "make compare" does it:
     locklane compare
+  Everything, in 40 minutes:
+    locklane compare --preset full
+  For one's own conditions, 80 ms away over TLS:
+    locklane compare --rtt 0,40,80 --tls yes --concurrency 1,4 --files 200
+  Behind nginx as it comes, and as README recommends:
+    locklane compare --proxy none,nginx,nginx-recommended
   With the keys of a git-annex repository, up to 16 at a time:
     locklane compare --keys-from ~/annex --files 2000 --concurrency 1,8,16
   Another server (say "git annex p2phttp -J2 --wideopen") that has these keys:
@@ -51,6 +49,13 @@ Examples:
   Locklane and "git annex p2phttp" side by side, on one git-annex repository:
     locklane compare --peer git-annex
 """,
+)
+@click.option(
+    "--preset",
+    type=click.Choice(plan.PRESETS),
+    help="Conditions that go together: quick takes 3 minutes; full takes 40, and has more of them, "
+    "with TLS, reverse proxies, think time, up to 10,000 files, git-annex's own server and client, "
+    "and 10,000 idle holds. [default: quick, if no condition is given]",
 )
 @click.option(
     "--transports",
@@ -62,19 +67,51 @@ Examples:
 )
 @click.option(
     "--files",
-    type=click.IntRange(1, 1_000_000),
-    default=1000,
+    default="1000",
     show_default=True,
-    metavar="N",
-    help="Files to drop in each run.",
+    type=Numbers(1, 1_000_000, whole=True, example="10,100"),
+    metavar="N,…",
+    help="Files to drop in each run. One run for each number, as with the next five.",
 )
 @click.option(
     "--concurrency",
     default="1,8",
     show_default=True,
-    callback=_concurrency,
+    type=Numbers(1, 10_000, whole=True, example="1,8"),
     metavar="N,…",
-    help="How many files to drop at a time, one run for each number.",
+    help="How many files to drop at a time.",
+)
+@click.option(
+    "--rtt",
+    default="0",
+    show_default=True,
+    type=Numbers(0, 10_000, whole=False, example="0,20,100"),
+    metavar="MS,…",
+    help="Round-trip times that the relay adds, in milliseconds.",
+)
+@click.option(
+    "--tls",
+    default="no",
+    show_default=True,
+    type=Names(("no", "yes"), "answer"),
+    metavar="no,yes",
+    help="Without and with TLS 1.3.",
+)
+@click.option(
+    "--proxy",
+    default="none",
+    show_default=True,
+    type=Names(("none", *PROXIES), "proxy"),
+    metavar="NAME,…",
+    help=f"Behind reverse proxies: none, {', '.join(PROXIES)}.",
+)
+@click.option(
+    "--think-time",
+    default="0",
+    show_default=True,
+    type=Numbers(0, 3600, whole=False, example="0,0.05"),
+    metavar="SECONDS,…",
+    help="How long each lock is held, as if the client were deleting.",
 )
 @click.option(
     "--rounds",
@@ -85,12 +122,11 @@ Examples:
     help="Interleaved rounds; figures are medians over them.",
 )
 @click.option(
-    "--think-time",
-    type=click.FloatRange(0, 3600),
-    default=0.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long each lock is held, as if the client were deleting.",
+    "--idle-holds",
+    type=click.IntRange(0, 100_000),
+    metavar="N",
+    help="Also hold so many locks at once on each transport, and see what they take. [default: "
+    "1,000 with --preset quick, 10,000 with full, else none]",
 )
 @click.option(
     "--rate",
@@ -150,11 +186,16 @@ Examples:
 @click.pass_context
 def compare(
     context: click.Context,
+    preset: str | None,
     transports: list[str],
-    files: int,
+    files: list[int],
     concurrency: list[int],
+    rtt: list[float],
+    tls: list[str],
+    proxy: list[str],
+    think_time: list[float],
     rounds: int,
-    think_time: float,
+    idle_holds: int | None,
     rate: float | None,
     url: str | None,
     uuid: str | None,
@@ -165,7 +206,8 @@ def compare(
     work: Path | None,
     report: Path | None,
 ) -> None:
-    """Drop files over each lock transport, in interleaved rounds, and report what each costs.
+    """Drop files over each lock transport, in interleaved rounds, and report what each costs under
+    each condition.
 
     The unit is one dropped file: take a lock, have it confirmed, think, unlock. Prints a table of
     the cost per dropped file, and writes report.html, report.md, results.json and results.csv.
@@ -178,10 +220,12 @@ def compare(
     console = Console(width=None if sys.stdout.isatty() else 100)
     if peer is not None:
         _refuse(context, PEERLESS, "does not go with --peer")
+        if len(files) > 1:
+            raise click.UsageError("with --peer, --files takes one number")
         asked = PeerSettings(
             peer=peer,
             rounds=rounds,
-            files=files,
+            files=files[0],
             size=size,
             small_size=peers.SMALL_SIZE,
             only=only,
@@ -203,17 +247,44 @@ def compare(
             )
     elif uuid is not None:
         raise click.UsageError("--uuid goes with --url")
-    sources, origin = _sources(keys_from, files)
+    if preset is None and url is None and rate is None:
+        preset = None if any(_given(context, name) for name in CONDITIONS) else "quick"
+    if preset is not None:
+        _refuse(context, CONDITIONS, f"is set by --preset {preset}")
+        _refuse(context, ("url", "rate"), "does not go with --preset")
+        grids = plan.preset(preset, transports)
+    else:
+        given = Grid(
+            part="matrix",
+            transports=transports,
+            concurrency=concurrency,
+            files=files,
+            proxies=[None if each == "none" else each for each in proxy],
+            tls=[each == "yes" for each in tls],
+            rtt_ms=rtt,
+            think_time_s=think_time,
+        )
+        if address is not None:
+            _refuse(context, ("tls", "proxy", "idle_holds"), "does not go with --url")
+            given = replace(given, servers=["external"], tls=[address.tls])
+        grids = [given]
+    transports = plan.usable(grids, transports)
+    if not transports:
+        raise click.UsageError(
+            "longpoll-http2 needs a proxy that speaks HTTP/2 in front: add --proxy caddy-http2"
+        )
+    most = max(number for grid in grids for number in grid.files)
+    sources, origin = _sources(keys_from, most)
     settings = Settings(
+        preset=preset,
         transports=transports,
-        files=files,
-        concurrency=concurrency,
+        grids=grids,
         rounds=rounds,
-        think_time_s=think_time,
         rate=rate,
         url=str(address) if address else None,
         keys_from=origin,
         repository=keys_from.resolve().name if keys_from else None,
+        idle_holds=IDLE_HOLDS.get(preset, 0) if idle_holds is None else idle_holds,
     )
     directory = _report_directory(report)
     try:
@@ -221,12 +292,22 @@ def compare(
     except ChildError as error:
         raise click.ClickException(str(error)) from error
     _show(results, directory, console)
-    failures = sum(run.failures for run in results.runs)
+    # What does not work behind a proxy is a finding.
+    failures = sum(run.failures for run in results.runs if run.condition.proxy is None)
     if failures:
         raise click.ClickException(f"{failures} drops failed, for example: {results.failure}")
 
 
-PEERLESS = ("transports", "concurrency", "think_time", "rate", "url", "uuid", "keys_from")
+CONDITIONS = ("files", "concurrency", "rtt", "tls", "proxy", "think_time")
+"""Parameters that a preset sets."""
+
+IDLE_HOLDS: dict[str | None, int] = {"quick": 1000, "full": 10_000}
+"""By preset."""
+
+PEERLESS = (
+    *("preset", "transports", "concurrency", "rtt", "tls", "proxy", "think_time"),
+    *("idle_holds", "rate", "url", "uuid", "keys_from"),
+)
 """Parameters that mean nothing with ``--peer``."""
 
 
@@ -254,7 +335,7 @@ def _report_directory(report: Path | None) -> Path:
 
 
 def _need_packages() -> None:
-    for package in ("locust", "matplotlib", "jinja2", "httptools"):
+    for package in ("locust", "matplotlib", "jinja2", "trustme", "h2"):
         if find_spec(package) is None:
             raise click.ClickException(
                 f"'locklane compare' needs the package {package}: pip install 'locklane[bench]'"

@@ -1,26 +1,26 @@
-"""The comparison: interleaved rounds of every transport at every concurrency, and what they cost.
+"""The comparison: interleaved rounds of every transport under every condition, and what they cost.
 
 Each round makes every run once, one right after the other (A B C A B C …), so that a slow minute
-hurts all alike. A run is made twice: straight to the server, which gives the times, and through the
-counting relay, which gives the bytes and a count of connections by a third party.
+hurts all alike. :mod:`locklane_bench.plan` says which; this makes them.
 """
 
 from __future__ import annotations
 
-import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from locklane_bench import annexdrop, procfs
-from locklane_bench.children import ChildError, LoadChild, RelayChild, ServerChild
-from locklane_bench.gitannex import GitAnnexError
-from locklane_bench.keys import Source, put_into_store
+from locklane_bench import extras, plan, procfs
+from locklane_bench.children import ChildError, RelayChild, ServerChild
+from locklane_bench.command import command
+from locklane_bench.keys import Source
 from locklane_bench.orders import Order
-from locklane_bench.results import AnnexDrop, RelayCounts, Results, Run, Settings, Via
+from locklane_bench.plan import Step
+from locklane_bench.results import Condition, RelayCounts, Results, Run, Settings
+from locklane_bench.stage import Place, Stage
 from locklane_bench.versions import versions
 from locklane_client.address import Address
 
@@ -33,127 +33,81 @@ PAUSE_SECONDS = 0.1
 SETTLE_SECONDS = 5.0
 """How long connections may take to be closed on both sides after a run."""
 
-CEILING_TRANSPORT = "longpoll"
-"""The transport that the bare server answers."""
-
-MEASURED_WITH = ("locklane", "aiohttp", "websockets", "anyio", "uvloop", "locust", "gevent")
+MEASURED_WITH = (
+    "locklane",
+    "aiohttp",
+    "websockets",
+    "httptools",
+    "h2",
+    "uvloop",
+    "locust",
+    "gevent",
+)
 """Packages that a figure could depend on."""
 
-ANNEX_FILES = 50
-"""Files for the real ``git annex drop``."""
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much is done, and how much there is."""
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One run to be made."""
+class _Counted:
+    """What a server has counted so far."""
 
-    server: str
-    transport: str
-    concurrency: int
-    via: Via
-    round: int
+    connections: int
+    tls_full: int
+    tls_resumed: int
 
-
-def steps(settings: Settings, server: str) -> Iterator[Step]:
-    """Every run of a comparison, in the order in which they are made."""
-    for number in range(1, settings.rounds + 1):
-        for concurrency in settings.concurrency:
-            for transport in settings.transports:
-                yield Step(server, transport, concurrency, "direct", number)
-            if has_ceiling(settings):
-                yield Step("bare", CEILING_TRANSPORT, concurrency, "direct", number)
-        for concurrency in settings.concurrency:
-            for transport in settings.transports:
-                yield Step(server, transport, concurrency, "relay", number)
+    def since(self, before: _Counted) -> _Counted:
+        return _Counted(
+            self.connections - before.connections,
+            self.tls_full - before.tls_full,
+            self.tls_resumed - before.tls_resumed,
+        )
 
 
-def has_ceiling(settings: Settings) -> bool:
-    """Whether the bare server says something: not of a server elsewhere, nor where the load waits
-    for something else than the server."""
-    return (
-        CEILING_TRANSPORT in settings.transports
-        and settings.url is None
-        and settings.rate is None
-        and settings.think_time_s == 0
-    )
-
-
+@dataclass
 class Comparison:
-    """The processes of one comparison, and the runs made with them. A context manager.
+    """Makes runs on a stage."""
 
-    :param settings: what to compare.
-    :param sources: the keys to drop, and their content for the server that is started here.
-    :param store: an empty directory for that server.
-    :param external: measure the server at this address instead.
-    """
+    stage: Stage
+    failure: str | None = None
+    """What went wrong with a drop that failed."""
+    _warm: set[tuple[Condition, str]] = field(default_factory=set)
 
-    def __init__(
-        self, settings: Settings, sources: list[Source], store: Path, external: Address | None
-    ) -> None:
-        self.settings = settings
-        self._external = external
-        self.failure: str | None = None
-        """What went wrong with a drop that failed."""
-        self._keys = [source.key.text for source in sources]
-        self._sources = sources
-        self._store = store
-        self._stack = ExitStack()
-        self._server: ServerChild | None = None
-        self._bare: ServerChild | None = None
-
-    def __enter__(self) -> Comparison:
-        with ExitStack() as stack:
-            if self._external is None:
-                put_into_store(self._sources, self._store)
-                self._server = stack.enter_context(
-                    ServerChild.locklane(self._store, self.settings.transports)
-                )
-                self._address = Address.parse(self._server.address)
-                if has_ceiling(self.settings):
-                    self._bare = stack.enter_context(ServerChild.bare())
-            else:
-                self._address = self._external
-            self._relay = stack.enter_context(RelayChild(self._address.host, self._address.port))
-            self._load = stack.enter_context(LoadChild())
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        self._stack.close()
-
-    @property
-    def server_name(self) -> str:
-        """``locklane`` or ``external``, as in :class:`~locklane_bench.results.Run`."""
-        return "external" if self._server is None else "locklane"
-
-    def steps(self) -> list[Step]:
-        """What there is to do."""
-        return list(steps(self.settings, self.server_name))
-
-    def warm_up(self) -> None:
-        """Drop some files over each transport, uncounted.
+    def warm_up(self, step: Step) -> None:
+        """Drop some files over the transport at the place of a step, uncounted, if that was not
+        done yet.
 
         :raises ChildError: not one of them could be dropped.
         """
-        servers = [(self.server_name, transport) for transport in self.settings.transports]
-        if self._bare:
-            servers.append(("bare", CEILING_TRANSPORT))
-        for server, transport in servers:
-            order = self._order(Step(server, transport, 1, "direct", 0))
-            outcome = self._load.carry_out(replace(order, files=WARM_UP_FILES, rate=None))
-            if len(outcome.failures) == WARM_UP_FILES:
-                raise ChildError(
-                    f"nothing could be dropped over {transport}: {outcome.failures[0]}"
-                )
+        condition = replace(
+            step.condition,
+            part="matrix",
+            rtt_ms=0.0,
+            concurrency=1,
+            think_time_s=0.0,
+            files=WARM_UP_FILES,
+        )
+        if (condition, step.transport) in self._warm:
+            return
+        self._warm.add((condition, step.transport))
+        order = self._order(Step(condition, step.transport, "direct", 0))
+        outcome = self.stage.load.carry_out(replace(order, rate=None))
+        # What does not work behind a proxy is a finding; anywhere else it is a fault.
+        if len(outcome.failures) == WARM_UP_FILES and condition.proxy is None:
+            raise ChildError(
+                f"nothing could be dropped over {step.transport}: {outcome.failures[0]}"
+            )
 
     def run(self, step: Step) -> Run:
         """Make one run."""
+        condition = step.condition
+        place = self.stage.place(condition)
+        server, port = place.server, place.address.port
+        relay = self._relay(step, place)
         order = self._order(step)
-        server = self._bare if step.server == "bare" else self._server
-        port = Address.parse(server.address).port if server else None
-        relay = self._relay if step.via == "relay" else None
         # The server is asked first and last, because asking opens a connection too.
-        accepted = _accepted(server)
+        accepted = _counted(server)
         if server is not None:
             procfs.reset_peak_memory(server.pid)
         relayed = relay.counts() if relay else None
@@ -162,16 +116,20 @@ class Comparison:
         began, opened = time.monotonic(), procfs.tcp_passive_opens()
         with ExitStack() as watching:
             peak = watching.enter_context(procfs.PeakDescriptors(server.pid)) if server else None
-            outcome = self._load.carry_out(order)
+            outcome = self.stage.load.carry_out(order)
         self.failure = next(iter(outcome.failures), self.failure)
-        opened = procfs.tcp_passive_opens() - opened
         if relay is not None:
             _settle(relay)
-        counted = _difference(relay.counts(), relayed) if relay and relayed else None
+        opened = procfs.tcp_passive_opens() - opened
+        relay_counts = _difference(relay.counts(), relayed) if relay and relayed else None
+        cpu_ms = (procfs.cpu_seconds(server.pid) - cpu) * 1000 if server and cpu else None
+        peak_memory = procfs.peak_memory_kib(server.pid) if server else None
+        time_wait = None if relay else procfs.time_wait(port, since=began)
+        now = _counted(server)
+        counted = now.since(accepted) if now and accepted else None
         return Run(
-            server=step.server,
+            condition=condition,
             transport=step.transport,
-            concurrency=step.concurrency,
             via=step.via,
             round=step.round,
             files=len(outcome.latency_ms),
@@ -179,127 +137,138 @@ class Comparison:
             wall_s=outcome.wall_s,
             latency_ms=outcome.latency_ms,
             client=outcome.client,
-            server_connections=None if accepted is None else (_accepted(server) or 0) - accepted,
-            relay=counted,
-            kernel_connections=opened - (counted.connections if counted else 0),
+            server_connections=counted.connections if counted else None,
+            server_tls_full=counted.tls_full if counted else None,
+            server_tls_resumed=counted.tls_resumed if counted else None,
+            relay=relay_counts,
+            kernel_connections=opened - (relay_counts.connections if relay_counts else 0),
             client_cpu_ms=outcome.cpu_ms,
-            server_cpu_ms=(procfs.cpu_seconds(server.pid) - cpu) * 1000 if server and cpu else None,
-            server_peak_memory_kib=procfs.peak_memory_kib(server.pid) if server else None,
+            server_cpu_ms=cpu_ms,
+            server_peak_memory_kib=peak_memory,
             server_peak_descriptors=peak.peak if peak else None,
-            time_wait=None if port is None or relay else procfs.time_wait(port, since=began),
+            time_wait=time_wait,
         )
 
-    def annex_drop(self) -> AnnexDrop:
-        """The real ``git annex drop`` against the server that was started here."""
-        if self._server is None:
-            raise GitAnnexError("it is only made against a server started here")
-        return annexdrop.measure(self._server, self._store, ANNEX_FILES)
+    def _relay(self, step: Step, place: Place) -> RelayChild | None:
+        if step.via == "direct":
+            return None
+        relay = self.stage.relay
+        relay.retarget(place.address.host, place.address.port)
+        relay.set_rtt(step.condition.rtt_ms)
+        return relay
 
     def _order(self, step: Step) -> Order:
-        bare = Address.parse(self._bare.address) if self._bare else None
-        address = bare if bare and step.server == "bare" else self._address
-        settings = self.settings
+        place = self.stage.place(step.condition)
+        condition = step.condition
+        authority = self.stage.authority
         return Order(
-            url=address.url,
+            url=place.address.url,
             transport=step.transport,
-            keys=self._keys[: settings.files],
-            files=settings.files,
-            concurrency=step.concurrency,
-            think_time_s=settings.think_time_s,
-            rate=settings.rate,
-            relay_port=self._relay.port if step.via == "relay" else None,
+            keys=place.keys[: condition.files],
+            files=condition.files,
+            concurrency=condition.concurrency,
+            think_time_s=condition.think_time_s,
+            rate=self.stage.settings.rate,
+            relay_port=self.stage.relay.port if step.via == "relay" else None,
+            authority=str(authority) if authority and place.address.tls else None,
         )
 
 
 def compare(
     settings: Settings,
     sources: list[Source],
-    store: Path,
-    progress: Callable[[str, int, int], None],
+    directory: Path,
+    progress: Progress,
     external: Address | None = None,
     *,
     kernel_is_ours: bool,
 ) -> Results:
-    """Make a whole comparison; the parameters as for :class:`Comparison`.
+    """Make a whole comparison; the parameters as for :class:`~locklane_bench.stage.Stage`.
 
-    :param store: an empty directory.
-    :param progress: called with what is being done, how much is done, and how much there is.
+    :param directory: an empty one.
+    :param progress: told what is going on.
     :param kernel_is_ours: nobody else uses this network namespace, so that what the kernel counts
         can be held against the other counts.
     :raises ChildError: a process of the comparison failed.
     """
     started, clock = datetime.now(UTC), time.monotonic()
     runs: list[Run] = []
-    with Comparison(settings, sources, store, external) as comparison:
-        todo = comparison.steps()
-        progress("warming up", 0, len(todo) + 1)
-        comparison.warm_up()
+    progress("starting servers", 0, 1)
+    with Stage(settings, sources, directory, external) as stage:
+        comparison = Comparison(stage)
+        todo = [step for step in plan.steps(settings) if stage.can(step)]
+        more, found = extras.Extras(stage, directory), extras.Found()
+        total = len(todo) + more.steps
+        more.check(lambda what, done: progress(what, done, total), found)
+        broken = {(each.proxy, each.transport) for each in found.proxies if not each.drops}
+        todo = [step for step in todo if (step.condition.proxy, step.transport) not in broken]
+        total = len(todo) + more.steps
+        for step in todo:
+            progress("warming up", 0, total)
+            comparison.warm_up(step)
         for number, step in enumerate(todo):
-            progress(_words(step), number, len(todo) + 1)
+            progress(plan.words(step), number, total)
             run = comparison.run(step)
             runs.append(run if kernel_is_ours else replace(run, kernel_connections=None))
-        progress("git annex drop", len(todo), len(todo) + 1)
-        drop, missing = None, None
-        try:
-            drop = comparison.annex_drop()
-        except GitAnnexError as error:
-            missing = str(error)
-        progress("done", len(todo) + 1, len(todo) + 1)
+        more.measure(lambda what, done: progress(what, len(todo) + done, total), found)
+        missing = stage.missing | found.missing
+        failure = comparison.failure
+    progress("done", total, total)
     return Results(
         started=started.isoformat(timespec="seconds"),
         duration_s=time.monotonic() - clock,
         command=command(settings),
         settings=settings,
         machine=procfs.machine() | {"network": _network(kernel_is_ours)},
-        versions=versions(*MEASURED_WITH),
+        versions=versions(*MEASURED_WITH) | found.versions,
         runs=runs,
-        failure=comparison.failure,
-        annex_drop=drop,
-        annex_drop_missing=missing,
-        disagreements=[sentence for run in runs if (sentence := disagreement(run))],
+        failure=failure,
+        annex_drops=found.annex_drops,
+        idle=found.idle,
+        ports=found.ports,
+        proxies=found.proxies,
+        missing=missing,
+        disagreements=[sentence for run in runs for sentence in disagreements(run)],
     )
 
 
-def command(settings: Settings) -> str:
-    """The command line that repeats a comparison, with nothing of this machine in it."""
-    words = ["locklane", "compare", "--transports", ",".join(settings.transports)]
-    words += ["--files", str(settings.files)]
-    words += ["--concurrency", ",".join(map(str, settings.concurrency))]
-    words += ["--rounds", str(settings.rounds), "--think-time", f"{settings.think_time_s:g}"]
-    if settings.rate is not None:
-        words += ["--rate", f"{settings.rate:g}"]
-    if settings.url is not None:
-        words += ["--url", settings.url]
-    if settings.repository is not None:
-        words += ["--keys-from", settings.repository]
-    return shlex.join(words)
-
-
-def disagreement(run: Run) -> str | None:
-    """A sentence if the counts of a run's connections differ; ``None`` if all that there are
-    agree."""
-    known = run.counted_connections()
-    if len(set(known.values())) == 1:
-        return None
-    said = ", ".join(f"{who} {count}" for who, count in known.items())
-    return (
-        f"Round {run.round}, {run.transport} at {run.concurrency}, {run.server}, {run.via}: "
-        f"connections counted by {said}."
-    )
+def disagreements(run: Run) -> list[str]:
+    """A sentence for each count of a run in which those who counted differ."""
+    condition = run.condition
+    about = plan.words(Step(condition, run.transport, run.via, run.round)).capitalize()
+    said = []
+    connections = run.counted_connections()
+    if len(set(connections.values())) > 1:
+        counts = ", ".join(f"{who} {count}" for who, count in connections.items())
+        said.append(f"{about}, {run.via}: connections counted by {counts}.")
+    handshakes = run.counted_handshakes()
+    if len(set(handshakes.values())) > 1:
+        both = ", ".join(
+            f"{who} {full} full and {resumed} resumed"
+            for who, (full, resumed) in handshakes.items()
+        )
+        said.append(f"{about}, {run.via}: TLS handshakes counted by {both}.")
+    return said
 
 
 def _network(kernel_is_ours: bool) -> str:
     return (
-        "loopback in a network namespace of its own"
+        "loopback in a network namespace of its own; distance by the relay"
         if kernel_is_ours
-        else "shared with the rest of the machine, so the kernel's counts are not used"
+        else "shared with the rest of the machine, so the kernel's counts are not used; distance "
+        "by the relay"
     )
 
 
-def _accepted(server: ServerChild | None) -> int | None:
+def _counted(server: ServerChild | None) -> _Counted | None:
     if server is None or server.metrics is None:
         return None
-    return server.counted("locklane_connections_opened_total")
+    figures = server.figures()
+    return _Counted(
+        int(figures.get("locklane_connections_opened_total", 0)),
+        int(figures.get('locklane_tls_handshakes_total{kind="full"}', 0)),
+        int(figures.get('locklane_tls_handshakes_total{kind="resumed"}', 0)),
+    )
 
 
 def _settle(relay: RelayChild) -> None:
@@ -315,9 +284,3 @@ def _difference(after: RelayCounts, before: RelayCounts) -> RelayCounts:
         after.bytes_up - before.bytes_up,
         after.bytes_down - before.bytes_down,
     )
-
-
-def _words(step: Step) -> str:
-    through = " through the relay" if step.via == "relay" else ""
-    server = " (ceiling)" if step.server == "bare" else ""
-    return f"round {step.round}: {step.transport}{server}, {step.concurrency} at a time{through}"

@@ -106,3 +106,19 @@ class AnnexRepository:
         """git-annex keeps its objects' directories without write permission."""
         for directory, _, __ in os.walk(self.directory):
             os.chmod(directory, 0o755)  # noqa: PTH101
+
+
+def make_remote(repository: AnnexRepository, url: str, uuid: str) -> None:
+    """Make a server the remote ``locklane`` of a repository, or move that remote to this address.
+
+    :raises GitAnnexError: git refused.
+    """
+    for name, value in {
+        "remote.locklane.url": url,
+        "remote.locklane.annexUrl": url,
+        "remote.locklane.annex-uuid": uuid,
+        "remote.locklane.annex-ignore": "false",
+        "remote.locklane.fetch": "+refs/heads/*:refs/remotes/locklane/*",
+        "annex.security.allowed-ip-addresses": "all",
+    }.items():
+        repository.git("config", name, value)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import ssl
 import sys
 import time
 
@@ -47,26 +48,35 @@ def carry_out(order: Order, loop: EventLoopThread) -> Outcome:
         plan.begin()
         runner.start(order.concurrency, spawn_rate=order.concurrency)
         plan.done.wait()
+        unconfirmed = loop.call(client.confirmed())
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         runner.user_greenlets.join()  # they find nothing left to take
     finally:
         runner.quit()
         loop.call(client.aclose())
-    counts = client.counts
+    counts, handshakes = client.counts, client.tls_handshakes
+    if unconfirmed:
+        plan.failures.append(f"{unconfirmed} unlocks were sent and never confirmed")
     return Outcome(
         wall,
         cpu * 1000,
         [round(each, 3) for each in plan.latency_ms],
         plan.failures,
         ClientCounts(
-            counts.connections_opened, counts.requests, counts.messages, counts.round_trips
+            counts.connections_opened,
+            counts.requests,
+            counts.messages,
+            counts.round_trips,
+            handshakes.full,
+            handshakes.resumed,
         ),
     )
 
 
 async def _open(order: Order) -> Client:
     via = None if order.relay_port is None else ("127.0.0.1", order.relay_port)
-    return Client(order.url, transport=order.transport, via=via)
+    tls = ssl.create_default_context(cafile=order.authority) if order.authority else None
+    return Client(order.url, transport=order.transport, via=via, tls=tls)
 
 
 def main() -> None:

@@ -23,6 +23,8 @@ class Order:
     rate: float | None = None
     relay_port: int | None = None
     """Port on 127.0.0.1 of the relay to go through, if any."""
+    authority: str | None = None
+    """Whom to trust for TLS: a PEM file; ``None``: whom the system trusts."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

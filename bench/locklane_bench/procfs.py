@@ -70,6 +70,15 @@ def descriptors(pid: int) -> int:
         return directory.stat().st_size or sum(1 for _ in directory.iterdir())
 
 
+def memory_kib(pid: int) -> int:
+    """What is resident in memory now, in KiB, to the page (``Documentation/filesystems/proc.rst``,
+    ``/proc/PID/smaps_rollup``; what the other files say may be off by some hundred KiB)."""
+    for line in _read(pid, "smaps_rollup").splitlines():
+        if line.startswith("Rss:"):
+            return int(line.split()[1])
+    raise ProcessLookupError(f"process {pid} has ended")
+
+
 def peak_memory_kib(pid: int) -> int:
     """The most that was resident in memory, in KiB, since the start or since
     :func:`reset_peak_memory` (``VmHWM``, ``man 5 proc_pid_status``)."""
@@ -108,6 +117,21 @@ def time_wait(port: int, since: float | None = None) -> int:
         if since is None or began >= since - _TICKS_S:
             found.add((local, remote))
     return sum(_is_loopback(local.partition(":")[0]) for local, _ in found)
+
+
+def time_wait_by_end(port: int) -> tuple[int, int]:
+    """Sockets in TIME_WAIT of a server that listens on this port: at its own end, and at its
+    clients' ends, each of which keeps one of a client's ports from being used for it again."""
+    at_server, at_clients = set(), set()
+    ours = f":{port:04X}"
+    for line in _tcp_sockets():
+        _, local, remote, state, _rest = line.split(maxsplit=4)
+        if state == _TIME_WAIT:
+            if local.endswith(ours):
+                at_server.add((local, remote))
+            elif remote.endswith(ours):
+                at_clients.add((local, remote))
+    return len(at_server), len(at_clients)
 
 
 class PeakDescriptors:

@@ -13,8 +13,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from locklane_bench.annexdrop import make_remote
-from locklane_bench.gitannex import AnnexRepository, GitAnnexError
+from locklane_bench.gitannex import AnnexRepository, GitAnnexError, make_remote
 from locklane_bench.keys import from_repository
 
 SMALL, LARGE = "small", "large"

@@ -35,8 +35,8 @@ STYLE: dict[Any, Any] = {
     "figure.facecolor": "white",
     "axes.facecolor": "white",
 }
-_WIDTH_INCHES = 5.0
-_ROW_INCHES = 0.29
+WIDTH_INCHES = 5.0
+ROW_INCHES = 0.29
 INK = "#1a1a1a"
 FILLS = [
     ("#f2b27a", "////"),
@@ -75,12 +75,12 @@ class Row:
 def canvas(rows: Sequence[Row], *, extra: float = 0.0) -> tuple[Figure, Axes]:
     """An empty chart with these lines, and ``extra`` inches of height."""
     lowest = rows[-1].y
-    height = (1.2 - lowest) * _ROW_INCHES + 0.65 + extra
-    figure = Figure(figsize=(_WIDTH_INCHES, height), layout="constrained")
+    height = (1.2 - lowest) * ROW_INCHES + 0.65 + extra
+    figure = Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
     axes.set_ylim(lowest - 0.65, 0.55)
-    axes.set_yticks([row.y for row in rows], [_short(row.name) for row in rows])
+    axes.set_yticks([row.y for row in rows], [short(row.name) for row in rows])
     axes.tick_params(axis="y", length=0)
     for row, tick in zip(rows, axes.get_yticklabels(), strict=True):
         if row.value is None:
@@ -88,16 +88,18 @@ def canvas(rows: Sequence[Row], *, extra: float = 0.0) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
 
 
-def write_beside(axes: Axes, x: float, y: float, text: str, *, bold: bool) -> None:
-    """A value to the right of its mark."""
+def write_beside(
+    axes: Axes, x: float, y: float, text: str, *, bold: bool, points: float = 6
+) -> None:
+    """A value to the right of its mark, ``points`` away."""
     axes.annotate(
         text,
         (x, y),
-        xytext=(6, 0),
+        xytext=(points, 0),
         textcoords="offset points",
         verticalalignment="center",
         fontweight="bold" if bold else "normal",

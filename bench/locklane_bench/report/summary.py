@@ -1,24 +1,27 @@
 """From runs to figures: medians over rounds with their spread. Nothing here prints or draws.
 
-Runs that the client made directly give the times, the processor and the connections; runs through
-the relay give the bytes and a third party's count of connections. A figure is per dropped file
-unless its name says otherwise. A run that dropped nothing has no figure per file: it is left out,
-and :attr:`Summary.empty_runs` counts it.
+Runs are grouped by their condition and transport. Those that :attr:`Run.gives_times` give the
+times, the processor and the connections; runs through the relay give the bytes. A figure is per
+dropped file unless its name says otherwise. A run that dropped nothing has no figure per file: it
+is left out, and :attr:`Summary.empty_runs` counts it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from statistics import median
+from typing import TypeVar
 
-from locklane_bench.results import Results, Run, Via
+from locklane_bench.results import Condition, Part, Results, Run
+
+T = TypeVar("T")
 
 BARE = "bare"
 EXTERNAL = "external"
-BASELINE = "websocket"
-"""What the other transports are compared with, where it was measured."""
+BASELINE = "longpoll"
+"""What git-annex speaks: the other transports are compared with it, where it was measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +32,6 @@ class Spread:
     low: float
     high: float
     rounds: int
-
-    def overlaps(self, other: Spread) -> bool:
-        return self.low <= other.high and other.low <= self.high
 
 
 def spread(values: Iterable[float | None]) -> Spread | None:
@@ -44,24 +44,25 @@ def spread(values: Iterable[float | None]) -> Spread | None:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One transport at one concurrency against one server, over all its rounds."""
+    """One transport under one condition, over all its rounds."""
 
-    server: str
+    condition: Condition
     transport: str
-    concurrency: int
     files: int
-    """Dropped in all direct rounds together."""
+    """Dropped in all rounds that give times, together."""
     least_files: int
-    """Dropped in the direct round that dropped the fewest; 0 without a direct round."""
+    """Dropped in the one of these rounds that dropped the fewest; 0 without one."""
     failures: int
-    """Over all runs, direct and relay."""
-    connections_total: int
-    """Opened in all direct rounds together."""
+    """Over all runs, whatever they give."""
     connections: Spread | None
     requests: Spread | None
     messages: Spread | None
     round_trips: Spread | None
+    tls_full: Spread | None
+    tls_resumed: Spread | None
     drops_per_s: Spread | None
+    ms_per_file: Spread | None
+    """The p50 of the latency: what a dropped file takes its client when the connection is there."""
     p50_ms: Spread | None
     p90_ms: Spread | None
     p99_ms: Spread | None
@@ -75,273 +76,213 @@ class Figures:
     time_wait: Spread | None
     bytes_up: Spread | None
     bytes_down: Spread | None
-    relay_connections: Spread | None
+    rates: dict[int, float]
+    """Drops per second by round."""
+    pace: dict[int, float]
+    """By round, what decides who is the faster, more being better: drops per second. Over a
+    distance the inverse of the p50: few files are dropped there, and the opening of connections
+    would weigh too much. Where the load is a rate, which sets those, the inverse of the p99."""
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """Drops per second of ``transport`` over those of ``baseline``, round by round."""
+class Rank:
+    """The transports under one condition, the fastest first."""
 
-    server: str
-    transport: str
-    baseline: str
-    concurrency: int
-    ratio: Spread | None
-    """None where no round has both."""
-    by_round: list[tuple[int, float]]
-    tie: bool
-    """Neither was faster in every round: the rounds do not tell them apart."""
+    condition: Condition
+    order: list[Figures]
+    best: list[str]
+    """The fastest, and those that tie with it: neither was faster in every round."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ceiling:
-    """Drops per second against the bare server, and what part of them the real one reached."""
+class Line:
+    """Conditions that differ in distance alone, or in the number of files with it."""
 
-    transport: str
-    concurrency: int
-    drops_per_s: Spread | None
-    share: dict[str, Spread | None]
-    """By measured server, round by round; 1 is the ceiling itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """Connections of one transport at one concurrency as each side counted them, rounds added."""
-
-    server: str
-    transport: str
-    concurrency: int
-    via: Via
-    runs: int
-    files: int
-    client: int
-    server_said: int | None
-    relay: int | None
-    kernel: int | None
-    checked: int
-    """Runs with at least two counts to hold against each other."""
-    agreeing: int
-    """Of those, runs in which all counts are equal."""
+    setting: Condition
+    """What they share, with a distance of 0 and no files."""
+    by_rtt: dict[float, Condition]
+    """From near to far; of several numbers of files, the greatest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
     """All that the report says in figures."""
 
-    servers: list[str]
-    """The measured ones; the bare server is not one of them."""
     transports: list[str]
-    concurrencies: list[int]
     figures: list[Figures]
-    """By server, then concurrency, then transport."""
-    ceilings: list[Ceiling]
-    comparisons: list[Comparison]
-    counts: list[Counted]
+    """By condition in the order in which they were first run, then transport."""
+    ceilings: list[Figures]
+    """The bare server's."""
+    latency_decides: bool
+    """The load is a rate."""
     empty_runs: int
     """Runs that dropped nothing, or in no time, left out of every figure."""
     failures: int
     attempts: int
+    _at: dict[tuple[Condition, str], Figures] = field(repr=False)
 
-    def at(self, server: str, transport: str, concurrency: int) -> Figures | None:
-        wanted = (server, transport, concurrency)
-        for each in self.figures:
-            if (each.server, each.transport, each.concurrency) == wanted:
-                return each
-        return None
+    def at(self, condition: Condition, transport: str) -> Figures | None:
+        return self._at.get((condition, transport))
+
+    def under(self, condition: Condition) -> list[Figures]:
+        """All figures under a condition, in the order of the transports."""
+        found = (self.at(condition, name) for name in self.transports)
+        return [each for each in found if each]
+
+    def conditions(self, *parts: Part) -> list[Condition]:
+        """Those with a figure, of these parts."""
+        found = dict.fromkeys(each.condition for each in self.figures)
+        return [each for each in found if each.part in parts]
+
+    def lines(self, part: Part = "matrix") -> list[Line]:
+        """The conditions of a part, grouped: no proxy, no think time, no TLS, few at a time
+        first."""
+        grouped: dict[Condition, dict[float, Condition]] = {}
+        for each in sorted(self.conditions(part), key=lambda each: (each.rtt_ms, each.files)):
+            grouped.setdefault(without_distance(each), {})[each.rtt_ms] = each
+        order = {
+            server: place
+            for place, server in enumerate(each.server for each in self.conditions(part))
+        }
+
+        def rank(line: Line) -> tuple[int, str, float, bool, int]:
+            at = line.setting
+            return order[at.server], at.proxy or "", at.think_time_s, at.tls, at.concurrency
+
+        return sorted((Line(*each) for each in grouped.items()), key=rank)
+
+    def rank(self, condition: Condition) -> Rank | None:
+        """Who was the fastest; None where nobody has times."""
+        timed = [each for each in self.under(condition) if each.pace]
+        if not timed:
+            return None
+        order = sorted(timed, key=lambda each: -median(each.pace.values()))
+        tied = [each.transport for each in order[1:] if tie(order[0], each)]
+        return Rank(condition, order, [order[0].transport, *tied])
+
+
+def without_distance(condition: Condition) -> Condition:
+    return replace(condition, rtt_ms=0.0, files=0)
 
 
 def summarise(results: Results) -> Summary:
     """Work out every figure of the report."""
     runs = [run for run in results.runs if run.files > 0 and run.wall_s > 0]
-    measured = [run for run in runs if run.server != BARE]
-    servers = _in_order(run.server for run in measured)
-    found = {run.transport for run in measured}
-    transports = [name for name in _in_order(results.settings.transports) if name in found]
-    transports += _in_order(run.transport for run in measured if run.transport not in transports)
-    concurrencies = sorted({run.concurrency for run in measured})
-    cells = [
-        (server, transport, concurrency)
-        for server in servers
-        for concurrency in concurrencies
-        for transport in transports
-        if any(_is(run, server, transport, concurrency) for run in measured)
-    ]
+    grouped: dict[tuple[Condition, str], list[Run]] = {}
+    for run in runs:
+        grouped.setdefault((run.condition, run.transport), []).append(run)
+    failures: dict[tuple[Condition, str], int] = {}
+    for run in results.runs:
+        key = (run.condition, run.transport)
+        failures[key] = failures.get(key, 0) + run.failures
+    by_latency = results.settings.rate is not None
+    measured = {name for condition, name in grouped if condition.server != BARE}
+    transports = [name for name in _in_order(results.settings.transports) if name in measured]
+    transports += _in_order(
+        name for _, name in grouped if name in measured and name not in transports
+    )
+    place = {name: number for number, name in enumerate(transports)}
+    conditions = {each: number for number, each in enumerate(_in_order(key[0] for key in grouped))}
     figures = [
-        figures_of(
-            [run for run in runs if _is(run, *cell)],
-            failures=sum(run.failures for run in results.runs if _is(run, *cell)),
+        figures_of(found, failures=failures[key], by_latency=by_latency)
+        for key, found in sorted(
+            grouped.items(),
+            key=lambda item: (conditions[item[0][0]], place.get(item[0][1], len(place))),
         )
-        for cell in cells
     ]
     return Summary(
-        servers=servers,
         transports=transports,
-        concurrencies=concurrencies,
-        figures=figures,
-        ceilings=_ceilings(runs, servers, transports),
-        comparisons=_comparisons(runs, figures, transports),
-        counts=_counts(results.runs, transports),
+        figures=[each for each in figures if each.condition.server != BARE],
+        ceilings=[each for each in figures if each.condition.server == BARE],
+        latency_decides=by_latency,
         empty_runs=len(results.runs) - len(runs),
         failures=sum(run.failures for run in results.runs),
         attempts=sum(run.files + run.failures for run in results.runs),
+        _at={(each.condition, each.transport): each for each in figures},
     )
 
 
-def figures_of(runs: list[Run], *, failures: int = 0) -> Figures:
-    """The figures of runs that share server, transport and concurrency (at least one run)."""
-    direct = [run for run in runs if run.via == "direct"]
+def figures_of(runs: list[Run], *, failures: int = 0, by_latency: bool = False) -> Figures:
+    """The figures of runs that share condition and transport (at least one run)."""
+    timed = [run for run in runs if run.gives_times]
     relayed = [(run, run.relay) for run in runs if run.via == "relay" and run.relay is not None]
+    tls = runs[0].condition.tls
 
     def per_file(count: Callable[[Run], float | None]) -> Spread | None:
-        return spread(
-            None if (value := count(run)) is None else value / run.files for run in direct
-        )
+        return spread(None if (value := count(run)) is None else value / run.files for run in timed)
 
     def percentile(percent: float) -> Spread | None:
-        return spread(run.percentile_ms(percent) for run in direct)
+        return spread(run.percentile_ms(percent) for run in timed)
 
     return Figures(
-        server=runs[0].server,
+        condition=runs[0].condition,
         transport=runs[0].transport,
-        concurrency=runs[0].concurrency,
-        files=sum(run.files for run in direct),
-        least_files=min((run.files for run in direct), default=0),
+        files=sum(run.files for run in timed),
+        least_files=min((run.files for run in timed), default=0),
         failures=failures,
-        connections_total=sum(run.client.connections for run in direct),
         connections=per_file(lambda run: run.client.connections),
         requests=per_file(lambda run: run.client.requests),
         messages=per_file(lambda run: run.client.messages),
         round_trips=per_file(lambda run: run.client.round_trips),
-        drops_per_s=spread(run.drops_per_s for run in direct),
+        tls_full=per_file(lambda run: run.client.tls_full) if tls else None,
+        tls_resumed=per_file(lambda run: run.client.tls_resumed) if tls else None,
+        drops_per_s=spread(run.drops_per_s for run in timed),
+        ms_per_file=percentile(50),
         p50_ms=percentile(50),
         p90_ms=percentile(90),
         p99_ms=percentile(99),
         max_ms=percentile(100),
         client_cpu_ms=per_file(lambda run: run.client_cpu_ms),
         server_cpu_ms=per_file(lambda run: run.server_cpu_ms),
-        memory_kib=spread(run.server_peak_memory_kib for run in direct),
-        descriptors=spread(run.server_peak_descriptors for run in direct),
+        memory_kib=spread(run.server_peak_memory_kib for run in timed),
+        descriptors=spread(run.server_peak_descriptors for run in timed),
         time_wait=per_file(lambda run: run.time_wait),
         bytes_up=spread(relay.bytes_up / run.files for run, relay in relayed),
         bytes_down=spread(relay.bytes_down / run.files for run, relay in relayed),
-        relay_connections=spread(relay.connections / run.files for run, relay in relayed),
+        rates=_by_round(timed, lambda run: run.drops_per_s),
+        pace=_by_round(timed, lambda run: pace_of(run, by_latency=by_latency)),
     )
 
 
-def ratio_by_round(over: Iterable[Run], under: Iterable[Run]) -> list[tuple[int, float]]:
-    """Drops per second of one over the other, for each round that has both (direct runs)."""
-    first, second = _rate_by_round(over), _rate_by_round(under)
-    return [
-        (number, first[number] / second[number]) for number in sorted(first) if number in second
-    ]
+def pace_of(run: Run, *, by_latency: bool) -> float:
+    """What decides who is the faster, as :attr:`Figures.pace` has it."""
+    if by_latency or run.condition.rtt_ms:
+        return 1 / max(run.percentile_ms(99 if by_latency else 50), 1e-6)
+    return run.drops_per_s
 
 
-def _rate_by_round(runs: Iterable[Run]) -> dict[int, float]:
-    rates: dict[int, list[float]] = {}
+def _by_round(runs: list[Run], value: Callable[[Run], float]) -> dict[int, float]:
+    found: dict[int, list[float]] = {}
     for run in runs:
-        if run.via == "direct":
-            rates.setdefault(run.round, []).append(run.drops_per_s)
-    return {number: median(found) for number, found in rates.items()}
+        found.setdefault(run.round, []).append(value(run))
+    return {number: median(found[number]) for number in sorted(found)}
 
 
-def _comparisons(
-    runs: list[Run], figures: list[Figures], transports: list[str]
-) -> list[Comparison]:
-    if not transports:
-        return []
-    baseline = BASELINE if BASELINE in transports else transports[0]
-    rates = {(each.server, each.transport, each.concurrency): each.drops_per_s for each in figures}
-    compared = []
-    for (server, transport, concurrency), rate in rates.items():
-        base = rates.get((server, baseline, concurrency))
-        if transport == baseline or rate is None or base is None:
-            continue
-        by_round = ratio_by_round(
-            [run for run in runs if _is(run, server, transport, concurrency)],
-            [run for run in runs if _is(run, server, baseline, concurrency)],
-        )
-        ratio = spread(value for _, value in by_round)
-        compared.append(
-            Comparison(
-                server=server,
-                transport=transport,
-                baseline=baseline,
-                concurrency=concurrency,
-                ratio=ratio,
-                by_round=by_round,
-                tie=ratio is not None and ratio.low <= 1 <= ratio.high,
-            )
-        )
-    return compared
+def ratios(over: dict[int, float], under: dict[int, float]) -> list[float]:
+    """One over the other, for each round that has both."""
+    return [over[number] / under[number] for number in over if number in under]
 
 
-def _ceilings(runs: list[Run], servers: list[str], transports: list[str]) -> list[Ceiling]:
-    bare = [run for run in runs if run.server == BARE and run.via == "direct"]
-    names = [name for name in transports if any(run.transport == name for run in bare)]
-    names += _in_order(run.transport for run in bare if run.transport not in names)
-    ceilings = []
-    for concurrency in sorted({run.concurrency for run in bare}):
-        for name in names:
-            here = [run for run in bare if _is(run, BARE, name, concurrency)]
-            if not here:
-                continue
-            share = {
-                server: spread(
-                    value
-                    for _, value in ratio_by_round(
-                        [run for run in runs if _is(run, server, name, concurrency)], here
-                    )
-                )
-                for server in servers
-            }
-            rate = spread(run.drops_per_s for run in here)
-            ceilings.append(Ceiling(name, concurrency, rate, share))
-    return ceilings
+def times_as_fast(one: Figures, other: Figures) -> Spread | None:
+    """How many times as fast ``one`` was as ``other``, round by round; None where no round has
+    both."""
+    return spread(ratios(one.pace, other.pace))
 
 
-def _counts(runs: list[Run], transports: list[str]) -> list[Counted]:
-    order = {name: place for place, name in enumerate(transports)}
-    groups: dict[tuple[str, str, int, Via], list[Run]] = {}
-    for run in runs:
-        key = (run.server, run.transport, run.concurrency, run.via)
-        groups.setdefault(key, []).append(run)
-    last = len(order)
-    counted = []
-    for key in sorted(
-        groups, key=lambda key: (key[0] == BARE, key[0], key[2], order.get(key[1], last), key[3])
-    ):
-        group = groups[key]
-        counted_by = [run.counted_connections().values() for run in group]
-        checked = [found for found in counted_by if len(found) > 1]
-        counted.append(
-            Counted(
-                *key,
-                runs=len(group),
-                files=sum(run.files for run in group),
-                client=sum(run.client.connections for run in group),
-                server_said=_sum(run.server_connections for run in group),
-                relay=_sum(run.relay.connections if run.relay else None for run in group),
-                kernel=_sum(run.kernel_connections for run in group),
-                checked=len(checked),
-                agreeing=sum(len(set(found)) == 1 for found in checked),
-            )
-        )
-    return counted
+def tie(one: Figures, other: Figures) -> bool:
+    """Neither was faster in every round that both have: the rounds do not tell them apart."""
+    found = times_as_fast(one, other)
+    return found is not None and found.low <= 1 <= found.high
 
 
-def _sum(values: Iterable[int | None]) -> int | None:
-    """The sum, None where one of them could not be observed: a part is not the whole."""
-    total = 0
-    for value in values:
-        if value is None:
-            return None
-        total += value
-    return total
+def baseline(figures: Iterable[Figures]) -> Figures | None:
+    """The one that the others are compared with: :data:`BASELINE`, or without it the first."""
+    found = list(figures)
+    for each in found:
+        if each.transport == BASELINE:
+            return each
+    return found[0] if found else None
 
 
-def _is(run: Run, server: str, transport: str, concurrency: int) -> bool:
-    return (run.server, run.transport, run.concurrency) == (server, transport, concurrency)
-
-
-def _in_order(names: Iterable[str]) -> list[str]:
+def _in_order(names: Iterable[T]) -> list[T]:
     return list(dict.fromkeys(names))

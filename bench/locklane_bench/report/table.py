@@ -1,268 +1,159 @@
-"""The figures as tables: for the report (HTML and Markdown alike) and for the terminal."""
+"""The main table, of the report and of the README, and the table for the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from itertools import groupby
+from collections.abc import Callable
+from dataclasses import replace
 
 from rich import box
 from rich.table import Table as RichTable
 
-from locklane_bench.report.summary import BARE, Figures, Spread, Summary, summarise
+from locklane_bench.report.ceiling import shares
+from locklane_bench.report.matrix import distances, farthest, is_best, names_in, views_of
+from locklane_bench.report.section import Table
+from locklane_bench.report.summary import Figures, Line, Summary, summarise
 from locklane_bench.report.wording import (
+    BEST,
     UNKNOWN,
     Cell,
     at_a_time,
-    cell,
     exact,
-    label,
-    mebibytes,
+    listed,
+    manner,
     middle,
     per_file,
     percent,
+    place,
+    rtt,
     server_note,
     shown,
-    times_form,
     whole,
 )
-from locklane_bench.results import Results
+from locklane_bench.results import Condition, Results
+
+__all__ = ["Table", "main_table", "terminal_table"]
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A caption, a head, and rows in groups; the first cell of a row is its heading."""
-
-    caption: str
-    head: list[str]
-    groups: list[list[list[Cell]]]
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def rows(self) -> list[list[Cell]]:
-        return [row for group in self.groups for row in group]
-
-
-Column = tuple[str, Callable[[Figures], Cell]]
+def headline(summary: Summary) -> list[Line]:
+    """The view that the answer speaks of: without TLS, proxy and think time, if there is one."""
+    views = views_of(summary)
+    return views[0] if views else []
 
 
 def main_table(summary: Summary) -> Table | None:
-    """What a drop costs: the table under the main chart."""
-    columns: list[Column] = [
-        ("Connections per dropped file", lambda each: cell(each.connections, exact)),
-        ("Drops per second", lambda each: cell(each.drops_per_s)),
-        ("p50 ms", lambda each: Cell(middle(each.p50_ms))),
-        ("p99 ms", lambda each: Cell(middle(each.p99_ms))),
-        ("Bytes up", lambda each: Cell(middle(each.bytes_up, whole))),
-        ("Bytes down", lambda each: Cell(middle(each.bytes_down, whole))),
-        ("Server CPU ms", lambda each: Cell(middle(each.server_cpu_ms))),
-    ]
+    """What a dropped file costs: the table under the main chart. Medians only."""
+    view = headline(summary)
+    if not view:
+        return None
+    low, high = farthest(view), view[-1]
+    secure = next(
+        (
+            line
+            for each in views_of(summary)
+            for line in each
+            if replace(line.setting, tls=False) == low.setting and line.setting.tls
+        ),
+        None,
+    )
+    near = next(iter(low.by_rtt.values()))
+    columns: list[tuple[str, Callable[[str], Cell]]] = []
+
+    def add(head: str, at: Condition | None, value: Callable[[Figures], Cell]) -> None:
+        def made(name: str) -> Cell:
+            found = summary.at(at, name) if at else None
+            return value(found) if found else Cell(UNKNOWN)
+
+        columns.append((head, made))
+
+    def time(at: Condition) -> Callable[[Figures], Cell]:
+        return lambda each: Cell(
+            middle(each.ms_per_file), best=is_best(at, each.transport, summary)
+        )
+
+    add("Connections per file", near, lambda each: Cell(middle(each.connections, exact)))
+    add("Round trips per file", near, lambda each: Cell(middle(each.round_trips, per_file)))
+    for rtt_ms, at in low.by_rtt.items():
+        add(f"ms per file, {rtt(rtt_ms)}", at, time(at))
+    if secure:
+        rtt_ms, at = list(secure.by_rtt.items())[-1]
+        add(f"the same, TLS, {rtt(rtt_ms)}", at, time(at))
+    top = next(iter(high.by_rtt.values()))
+    add(
+        f"Files per s, {at_a_time(high.setting.concurrency)}",
+        top,
+        lambda each: Cell(
+            middle(each.drops_per_s),
+            best=not summary.latency_decides and is_best(top, each.transport, summary),
+        ),
+    )
+    add("Server CPU ms per file", top, lambda each: Cell(middle(each.server_cpu_ms)))
+    rows = [[Cell(name), *(made(name) for _, made in columns)] for name in names_in(view, summary)]
+    manners = manner(low.setting)
+    first = at_a_time(low.setting.concurrency).capitalize()
+    last = at_a_time(high.setting.concurrency)
+    also = f"; files per second and server CPU: {last}, {rtt(top.rtt_ms)}" if len(view) > 1 else ""
     notes = [
-        "Per dropped file; median of the rounds, in brackets or small print the least and the "
-        "greatest round."
+        f"{first}, {manners}{also}. Medians of the rounds; the ranges are in the matrix. "
+        "Time per file is the median drop’s, its connection being open (or opened for it, where "
+        "each file has one); round trips are those that the client waited for."
     ]
-    if not any(each.bytes_up for each in summary.figures):
-        notes.append(f"{UNKNOWN} for the bytes: no run went through the relay, which counts them.")
-    if not any(each.drops_per_s for each in summary.figures):
+    if any(cell.best for row in rows for cell in row):
+        notes.append(f"{BEST}: the best, or tied with it.")
+    if not any(each.p50_ms for each in summary.figures):
         notes.append(f"{UNKNOWN} for connections and times: no run was made without the relay.")
-    return _by_figures("What a dropped file costs", columns, summary, notes)
-
-
-def latency_table(summary: Summary) -> Table | None:
-    """Latency with the spread of every percentile."""
-    columns: list[Column] = [
-        ("p50", lambda each: cell(each.p50_ms)),
-        ("p90", lambda each: cell(each.p90_ms)),
-        ("p99", lambda each: cell(each.p99_ms)),
-        ("Slowest", lambda each: cell(each.max_ms)),
-    ]
-    timed = [each for each in summary.figures if each.p50_ms]
-    if not timed:
-        return None
-    notes = []
-    least = min(each.least_files for each in timed)
-    if least < 100:
-        notes.append(
-            f"A round of {least:,} drops has no hundredth part: its p99 is its slowest drop."
-        )
-    return _by_figures("Latency of a drop, in ms", columns, summary, notes, server_column=False)
-
-
-def cost_table(summary: Summary) -> Table | None:
-    """All other costs."""
-    columns: list[Column] = [
-        ("Requests", lambda each: cell(each.requests, per_file)),
-        ("Messages", lambda each: cell(each.messages, per_file)),
-        ("Round trips", lambda each: cell(each.round_trips, per_file)),
-        ("Client CPU ms", lambda each: cell(each.client_cpu_ms)),
-        ("Server CPU ms", lambda each: cell(each.server_cpu_ms)),
-        ("TIME_WAIT sockets", lambda each: cell(each.time_wait, exact)),
-    ]
-    return _by_figures("What else a dropped file costs", columns, summary, ["Per dropped file."])
-
-
-def peak_table(summary: Summary) -> Table | None:
-    """What the server needed at the most."""
-    columns: list[Column] = [
-        ("Memory, MiB", lambda each: cell(each.memory_kib, mebibytes)),
-        ("Descriptors", lambda each: cell(each.descriptors, whole)),
-    ]
-    notes = ["The peak of a run, not per dropped file."]
-    return _by_figures("What the server needed at the most", columns, summary, notes)
-
-
-def comparison_table(summary: Summary) -> Table | None:
-    """Each transport against the baseline, round by round."""
-    if not summary.comparisons:
-        return None
-    baseline = summary.comparisons[0].baseline
-    rows = [
-        [
-            Cell(label(each.server, each.transport, summary)),
-            Cell(f"{each.concurrency:,}"),
-            cell(each.ratio, times_form),
-            Cell(", ".join(times_form(value) for _, value in each.by_round) or UNKNOWN),
-            Cell("tie" if each.tie else _faster(each.ratio)),
-        ]
-        for each in summary.comparisons
-    ]
     return Table(
-        f"Drops per second, as a multiple of {baseline}’s in the same round",
-        ["Transport", "At a time", f"Times {baseline}", "Each round", "Reading"],
-        _grouped(rows),
+        "What a dropped file costs", ["Transport", *(head for head, _ in columns)], [rows], notes
     )
-
-
-def _faster(ratio: Spread | None) -> str:
-    if ratio is None:
-        return "no round has both"
-    return "faster" if ratio.median > 1 else "slower"
-
-
-def ceiling_table(summary: Summary) -> Table | None:
-    """The bare server, and how near the real one came to it."""
-    rows = []
-    for each in summary.ceilings:
-        for server in summary.servers or [""]:
-            figures = summary.at(server, each.transport, each.concurrency)
-            rows.append(
-                [
-                    Cell(label(server, each.transport, summary)),
-                    Cell(f"{each.concurrency:,}"),
-                    cell(each.drops_per_s),
-                    cell(figures.drops_per_s if figures else None),
-                    cell(each.share.get(server), percent),
-                ]
-            )
-    if not rows:
-        return None
-    return Table(
-        "Drops per second against the bare server and against the real one",
-        ["Transport", "At a time", "Ceiling", "Measured", "Share of the ceiling"],
-        _grouped(rows),
-        ["The share is worked out round by round, then the median is taken."],
-    )
-
-
-def counts_table(summary: Summary) -> Table | None:
-    """Connections by client, server, relay and kernel."""
-    if not summary.counts:
-        return None
-    rows = []
-    for each in summary.counts:
-        name = label(each.server, each.transport, summary)
-        if each.server == BARE:
-            name = f"{each.transport} (ceiling)"
-        rows.append(
-            [
-                Cell(name),
-                Cell(f"{each.concurrency:,}"),
-                Cell(each.via),
-                Cell(f"{each.files:,}"),
-                *(
-                    Cell(UNKNOWN if count is None else f"{count:,}")
-                    for count in (each.client, each.server_said, each.relay, each.kernel)
-                ),
-                Cell(f"{each.agreeing:,} of {each.checked:,}" if each.checked else UNKNOWN),
-            ]
-        )
-    head = ["Transport", "At a time", "Via", "Files", "Client", "Server", "Relay", "Kernel"]
-    return Table(
-        "TCP connections as each side counted them, all rounds added up",
-        [*head, "Runs that agree"],
-        _grouped(rows),
-        ["The kernel counts for the network namespace that the comparison had to itself."],
-    )
-
-
-def _by_figures(
-    caption: str,
-    columns: list[Column],
-    summary: Summary,
-    notes: list[str],
-    *,
-    server_column: bool = True,
-) -> Table | None:
-    if not summary.figures:
-        return None
-    note = server_note(summary)
-    rows = [
-        [
-            Cell(label(each.server, each.transport, summary)),
-            Cell(f"{each.concurrency:,}"),
-            *(value(each) for _, value in columns),
-        ]
-        for each in summary.figures
-    ]
-    return Table(
-        caption,
-        ["Transport", "At a time", *(name for name, _ in columns)],
-        _grouped(rows),
-        notes + ([note] if note and server_column else []),
-    )
-
-
-def _grouped(rows: Iterable[list[Cell]]) -> list[list[list[Cell]]]:
-    """Rows with the same concurrency (the second cell) together."""
-    return [list(group) for _, group in groupby(rows, key=lambda row: row[1].main)]
 
 
 def terminal_table(results: Results) -> RichTable:
-    """What ``locklane compare`` prints at its end; fits in 100 columns."""
+    """What ``locklane compare`` prints at its end, a line for each transport and condition of the
+    matrix; fits in 100 columns."""
     summary = summarise(results)
-    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
+    views = views_of(summary)
+    # Without edges, which could put the stars on lines of their own.
+    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, caption_justify="left")
     table.add_column("Transport", overflow="fold")
     for head in (
+        "RTT\nms",
         "At a\ntime",
         "Connections\nper file",
-        "Drops/s\n(least–most)",
+        "Files/s\n(least–most)",
         "p50 / p99\nms",
         "Bytes\nup / down",
         "Server\nCPU ms",
     ):
         table.add_column(head, justify="right", no_wrap=True)
-    for before, each in zip([None, *summary.figures], summary.figures, strict=False):
-        if before is not None and before.concurrency != each.concurrency:
-            table.add_section()
-        table.add_row(
-            label(each.server, each.transport, summary),
-            f"{each.concurrency:,}",
-            middle(each.connections, exact),
-            shown(each.drops_per_s),
-            f"{middle(each.p50_ms)} / {middle(each.p99_ms)}",
-            f"{middle(each.bytes_up, whole)} / {middle(each.bytes_down, whole)}",
-            middle(each.server_cpu_ms),
-        )
-    notes = [
-        f"{at_a_time(ceiling.concurrency)} {percent(share.median)}"
-        for ceiling in summary.ceilings
-        for share in ceiling.share.values()
-        if share
-    ]
-    if notes:
-        names = ", ".join(dict.fromkeys(each.transport for each in summary.ceilings))
-        table.caption = f"Share of the ceiling that {names} reached: {', '.join(notes)}."
-    note = server_note(summary)
-    if note:
-        table.caption = f"{table.caption}\n{note}" if table.caption else note
+    starred = False
+    for view in views:
+        if len(views) > 1:
+            table.add_row(f"[bold]{manner(view[0].setting)}[/bold]")
+        for rtt_ms in distances(view):
+            for line in view:
+                at = line.by_rtt.get(rtt_ms)
+                if at is None:
+                    continue
+                for each in summary.under(at):
+                    best = is_best(at, each.transport, summary)
+                    starred = starred or best
+                    table.add_row(
+                        f"{each.transport} {BEST}" if best else each.transport,
+                        f"{rtt_ms:g}",
+                        f"{at.concurrency:,}",
+                        middle(each.connections, exact),
+                        shown(each.drops_per_s),
+                        f"{middle(each.p50_ms)} / {middle(each.p99_ms)}",
+                        f"{middle(each.bytes_up, whole)} / {middle(each.bytes_down, whole)}",
+                        middle(each.server_cpu_ms),
+                    )
+                table.add_section()
+    notes = [f"{BEST} the fastest, or tied with it (neither was faster in every round)."]
+    if not starred:
+        notes = []
+    reached = [f"{place(at)} {percent(share.median)}" for at, _, share in shares(summary) if share]
+    if reached:
+        names = listed(list(dict.fromkeys(each.transport for each in summary.ceilings)))
+        notes.append(f"Share of the ceiling that {names} reached: {'; '.join(reached)}.")
+    notes += server_note(results)
+    table.caption = "\n".join(["", *notes]) if notes else None
     return table
