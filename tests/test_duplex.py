@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from conftest import ABSENT, BOUND, Serve, until_interrupted
+from conftest import ABSENT, BOUND, Serve, eventually, until_interrupted
 from rawhttp import LAST_CHUNK, Wire, chunk, request, wire
 
 from locklane_client import Client, Key, LockLost
@@ -154,3 +154,27 @@ async def test_a_hold_says_again_and_again_that_it_is_live(serve: Serve, key: Ke
             assert lock.lost is None
             assert there.live == 1
         await there.nothing_left()
+
+
+@pytest.mark.parametrize("packets", [1, 64])
+@pytest.mark.parametrize("name", ["lockhold", "keeplocked"])
+async def test_what_is_no_http_within_an_open_body_ends_the_hold(
+    serve: Serve, key: Key, name: str, packets: int
+) -> None:
+    """And the connection: else nothing would ever end it, not even that the client goes."""
+    async with serve() as there, wire(there) as connection:
+        about = request("lockhold", key)
+        if name == "keeplocked":
+            connection.head("POST", request("lockcontent", key), length=0)
+            lock_id = json.loads((await connection.answer()).body)["lockid"]
+            about = f"v4/keeplocked?lockid={lock_id}"
+        connection.head("POST", about, "Transfer-Encoding: chunked")
+        await connection.send(chunk(KEEP))
+        await eventually(lambda: there.live == 1)
+        for _ in range(packets):
+            connection.writer.write(b"ZZ\r\n")
+            await asyncio.sleep(0.005)
+        await eventually(lambda: there.live == 0)
+        connection.writer.transport.abort()
+        await there.retained(key)
+        await eventually(lambda: there.server.connections_open == 0)

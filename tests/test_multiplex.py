@@ -18,7 +18,7 @@ import websockets
 from conftest import ABSENT, BOUND, SOMEBODY, Line, Serve, There, eventually, remove
 from websockets.exceptions import ConnectionClosed
 
-from locklane_client import Client, Key, LockLost, multiplexed
+from locklane_client import Client, Key, LockLost, ServerUnreachable, multiplexed
 from locklane_server.locks import Lock as ServerLock
 
 
@@ -95,6 +95,88 @@ async def test_a_slow_lock_holds_up_no_other(
         goes_on.set()
         await slow
         assert c.connections_opened == 1
+        await there.nothing_left()
+
+
+async def test_many_slow_locks_hold_up_neither_unlocks_nor_signs_of_life(
+    serve: Serve, keys: list[Key], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that stalls: more locks than the server takes at a time wait for it."""
+    goes_on = asyncio.Event()
+    async with (
+        serve() as there,
+        Client(there.url, transport="multiplex", keep_interval=0.2) as c,
+    ):
+        at_once = there.served.repository.lock_content
+
+        async def slowly(key: Key, lock: ServerLock) -> Any:
+            if key == keys[0]:
+                await goes_on.wait()
+            return await at_once(key, lock)
+
+        monkeypatch.setattr(there.served.repository, "lock_content", slowly)
+
+        async def hold() -> None:
+            async with c.lock(keys[0]):
+                pass
+
+        async with c.lock(keys[1]) as innocent, asyncio.TaskGroup() as slow:
+            async with c.lock(keys[2]):
+                for _ in range(3 * multiplexed.UNDER_WAY):
+                    slow.create_task(hold())
+                await eventually(lambda: there.locks == 2 + multiplexed.UNDER_WAY)
+            assert there.served.manager.locks_on(keys[2].text) == 0
+            await asyncio.sleep(1)  # five intervals without a sign of life would be too many
+            assert innocent.lost is None
+            goes_on.set()
+        await there.nothing_left()
+
+
+async def test_more_locks_at_once_than_may_wait_are_refused_with_the_reason(
+    serve: Serve, key: Key, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = asyncio.Event()
+    async with serve() as there, channel(there) as to:
+        at_once = there.served.repository.lock_content
+
+        async def slowly(key: Key, lock: ServerLock) -> Any:
+            await goes_on.wait()
+            return await at_once(key, lock)
+
+        monkeypatch.setattr(there.served.repository, "lock_content", slowly)
+        most = multiplexed.UNDER_WAY + multiplexed.WAITING
+        for number in range(most + 1):
+            await to.send(f'{{"id":{number},"lock":"{key.text}"}}')
+        refused = await said(to)
+        assert refused["id"] == most
+        assert "more wait already" in refused["reason"]
+        goes_on.set()
+        assert all([(await said(to))["locked"] for _ in range(most)])
+
+
+async def test_a_lock_that_comes_too_late_for_who_asked_is_let_go(
+    serve: Serve, keys: list[Key], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection lives on, and so would the lock, without an owner."""
+    goes_on = asyncio.Event()
+    async with (
+        serve() as there,
+        Client(there.url, transport="multiplex", answer_timeout=0.3) as c,
+    ):
+        async with c.lock(keys[1]):
+            at_once = there.served.repository.lock_content
+
+            async def slowly(key: Key, lock: ServerLock) -> Any:
+                await goes_on.wait()
+                return await at_once(key, lock)
+
+            monkeypatch.setattr(there.served.repository, "lock_content", slowly)
+            with pytest.raises(ServerUnreachable):
+                async with c.lock(keys[0]):
+                    raise AssertionError("nobody answered")
+            goes_on.set()
+            await eventually(lambda: there.served.manager.locks_on(keys[0].text) == 0)
+            assert there.locks == 1
         await there.nothing_left()
 
 

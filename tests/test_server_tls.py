@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import os
 import ssl
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,6 +69,51 @@ async def test_a_session_of_one_name_never_stands_in_for_another(
             async with c.lock(key):
                 raise AssertionError("a session stood in for a check")
     assert (c.tls_handshakes.full, c.tls_handshakes.resumed) == (2, 0)
+
+
+async def test_a_session_that_was_not_checked_never_stands_in_for_a_check(
+    server: ServerProcess, client: MakeClient, certificates: Certificates, key: Key
+) -> None:
+    """The same context, told to check only later."""
+    careless = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    careless.check_hostname = False
+    careless.verify_mode = ssl.CERT_NONE
+    async with client(server.url, tls=careless) as c, c.lock(key):
+        pass
+    assert c.tls_handshakes.full >= 1
+    careless.verify_mode = ssl.CERT_REQUIRED
+    careless.check_hostname = True
+    async with client(server.url, tls=careless) as c:
+        with pytest.raises(ServerUnreachable, match="certificate verify failed"):
+            async with c.lock(key):
+                raise AssertionError("locked at a server that nobody vouches for")
+
+
+async def test_rules_that_were_made_stricter_are_kept(
+    server: ServerProcess, certificates: Certificates, key: Key
+) -> None:
+    tls = certificates.trusting()
+    async with Client(server.url, tls=tls) as c, c.lock(key):
+        pass
+    tls.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF  # and there is no list of what was revoked
+    async with Client(server.url, tls=tls) as c:
+        with pytest.raises(ServerUnreachable):
+            async with c.lock(key):
+                raise AssertionError("a session stood in for the stricter check")
+
+
+async def test_contexts_go_with_their_clients(
+    server: ServerProcess, certificates: Certificates, key: Key
+) -> None:
+    contexts = []
+    for _ in range(5):
+        tls = certificates.trusting()
+        contexts.append(weakref.ref(tls))
+        async with Client(server.url, tls=tls) as c, c.lock(key):
+            pass
+    del tls, c
+    gc.collect()
+    assert [each for each in contexts if each() is not None] == []
 
 
 async def test_clients_that_share_a_context_share_its_sessions(

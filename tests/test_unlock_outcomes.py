@@ -145,6 +145,23 @@ async def test_a_server_that_stops_before_the_unlock_arrives_leaves_the_retentio
         await there.retained(key)
 
 
+async def test_whether_an_unlock_was_confirmed_can_be_asked_after_any_end(
+    serve: Serve, client: MakeClient, key: Key
+) -> None:
+    """The body's own error hides that the lock was lost; who asks is told."""
+    async with serve() as there, client(there.url) as c:
+        with pytest.raises(KeyError, match="the body's own"):
+            async with c.lock(key, interrupt=False) as lock:
+                with pytest.raises(RuntimeError, match="still held"):
+                    await lock.confirmed()
+                await eventually(lambda: there.live == 1)
+                there.served.end_holds("the server is stopping")
+                await lock.wait_lost()
+                raise KeyError("the body's own")
+        with pytest.raises(LockLost, match="the server is stopping"):
+            await lock.confirmed()
+
+
 async def test_from_the_unlock_on_nothing_is_promised(
     serve: Serve, client: MakeClient, key: Key
 ) -> None:

@@ -1,75 +1,71 @@
 """Whether a hold that nothing answers has reached the server.
 
 A client that only writes ``{"unlock":false}`` cannot tell a server that holds its lock from a proxy
-that keeps the body of the request back. Locklane's server can be asked.
+that keeps the body of the request back. Locklane's server can be asked (``GET keeplocked``).
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
-from .errors import LocklaneError
+from .errors import AccessDenied, LocklaneError
 from .session import Lost, Session
 from .wire import parse_status
 
-CHECK_SECONDS = 2.0
-"""How long a hold lasts before the server is asked whether it arrived, and asked again."""
-
-CHECKS = 2
-"""How often it is asked: a hold may just be on its way."""
+CHECK_SECONDS = (2.0, 2.0, 4.0)
+"""How long a hold lasts before the server is asked whether it arrived, and then asked again: it may
+be on its way, and lose a packet or two there. If it is missing every time, it is lost."""
 
 NOT_ARRIVED = (
     "the hold has not reached the server: something between here and there, a reverse proxy that "
     "buffers the bodies of requests for example, keeps it back"
 )
 
+Ask = Callable[[], Awaitable[tuple[int, bytes]]]
+"""Asks the server about a lock: status and body of its answer."""
 
-async def is_kept(session: Session, version: int, lock_id: str) -> bool | None:
-    """Ask whether the server has an open hold on a lock (``GET keeplocked``, an addition of
-    Locklane's).
 
-    :returns: ``None`` if it does not say.
-    """
-    try:
+def asking(session: Session, version: int, lock_id: str) -> Ask:
+    """Asks over a connection of the session's pool."""
+
+    async def ask() -> tuple[int, bytes]:
         async with (
             asyncio.timeout(session.answer_timeout),
             session.send("GET", "keeplocked", version, {"lockid": lock_id}) as response,
         ):
-            text = await session.answer("keeplocked", response)
-        return parse_status(text) if response.status == 200 else None
-    except (LocklaneError, TimeoutError, ValueError):
-        return None
+            return response.status, await session.answer("keeplocked", response)
+
+    return ask
 
 
 class HoldWatch:
     """Sees whether a hold that nothing answers has reached the server, and says so if not.
 
     Of a session's holds it asks about those that last, one at a time, until one of them was seen at
-    the server.
+    the server, or the server turns out not to answer such questions.
 
-    :param lost: called if the hold has not arrived.
+    :param lost: called if the hold has not arrived, or the lock has ended.
     """
 
-    def __init__(self, session: Session, version: int, lock_id: str, lost: Lost) -> None:
+    def __init__(self, session: Session, ask: Ask, lost: Lost) -> None:
         self._session = session
-        self._about = (version, lock_id)
+        self._ask_server = ask
         self._lost = lost
-        self._missed = 0
         self._asking: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._wait()
+        if not session.holds_arrive:
+            self._wait(CHECK_SECONDS[0])
 
-    def _wait(self) -> None:
-        if not self._session.holds_arrive:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(CHECK_SECONDS, self._begin)
+    def _wait(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._begin)
 
     def _begin(self) -> None:
         session = self._session
         if session.closed or session.holds_arrive:
             return
         if session.asking_arrival:
-            self._wait()  # that answer is for all
+            self._wait(CHECK_SECONDS[0])  # that answer is for all
         else:
             session.asking_arrival = True
             self._asking = session.in_background(self._ask())
@@ -80,16 +76,29 @@ class HoldWatch:
 
     async def _ask(self) -> None:
         session = self._session
-        kept = await is_kept(session, *self._about)
-        if kept is False and not session.holds_arrive:
-            self._missed += 1
-            if self._missed < CHECKS:
-                self._wait()
+        try:
+            status, body = await self._ask_server()
+            said = parse_status(body) if status == 200 else None
+        except AccessDenied:
+            said, status = None, 403
+        except (LocklaneError, TimeoutError):
+            said, status = None, 503
+        except ValueError:
+            said, status = None, 200
+        if said is None and status < 500:
+            session.holds_arrive = True  # it does not say, and there is no use in asking
+        elif said is None:
+            self._wait(CHECK_SECONDS[-1])  # a bad moment
+        elif said.locked and said.live:
+            session.holds_arrive = True
+        elif not said.locked:
+            self._lost(said.reason or "the server knows of no such lock", False)
+        else:
+            session.holds_missing += 1
+            if session.holds_missing < len(CHECK_SECONDS):
+                self._wait(CHECK_SECONDS[session.holds_missing])
             else:
                 self._lost(NOT_ARRIVED, True)
-        else:
-            # It was seen; or the server does not say, and there is no use in asking.
-            session.holds_arrive = True
 
     def end(self) -> None:
         """The hold is over."""

@@ -43,6 +43,7 @@ class Lock:
         self._scope = anyio.CancelScope()
         self._ended = anyio.Event()
         self._hold: Hold | None = None
+        self._left = False
 
     @property
     def retained_for(self) -> float:
@@ -62,8 +63,12 @@ class Lock:
         over ``pipeline``, where leaving returns when the unlock is sent.
 
         :raises LockLost: the hold had ended before, or nobody confirmed the unlock.
+        :raises RuntimeError: it is still held.
         """
-        assert self._hold is not None
+        if self._hold is None or not self._left:
+            raise RuntimeError("the lock is still held: leave it first")
+        if self.lost is not None:
+            raise LockLost(self.lost, self.retained_for)
         try:
             await self._hold.confirmed()
         except LocklaneError as error:
@@ -388,6 +393,7 @@ class Client:
             raise
 
     async def _end(self, lock: Lock, hold: Hold, *, quiet: bool) -> None:
+        lock._left = True
         # Cancelled or not, the server is told; how long that may take is bounded by the hold.
         with anyio.CancelScope(shield=True):
             if lock.lost is None:

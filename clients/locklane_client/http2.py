@@ -129,8 +129,9 @@ class Http2:
 
     def _context(self) -> ssl.SSLContext:
         if self._tls is None:
-            given = self._session.tls
-            self._tls = OfferingH2(ssl.create_default_context() if given is None else given)
+            given = self._session.tls_context
+            assert given is not None
+            self._tls = OfferingH2(given)
         return self._tls
 
     async def aclose(self) -> None:

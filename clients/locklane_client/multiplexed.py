@@ -32,8 +32,10 @@ MAX_ID = 2**53 - 1
 """Greatest number: the greatest that every JSON parser reads exactly (RFC 8259, 6)."""
 
 UNDER_WAY = 64
-"""Requests of one connection that a server works on at the same time. With as many it reads no
-further until one is answered."""
+"""Locks of one connection that a server takes at the same time."""
+
+WAITING = 1024
+"""Locks of one connection that may wait for their turn; a further one is refused."""
 
 
 @dataclass(frozen=True, slots=True)

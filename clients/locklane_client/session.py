@@ -25,7 +25,7 @@ from .errors import (
     ServerFailed,
     ServerUnreachable,
 )
-from .tls import Handshakes, handshakes
+from .tls import Handshakes, default_context, handshakes
 from .wire import VERSIONS, request_path
 
 T = TypeVar("T")
@@ -95,6 +95,8 @@ class Session:
     """Called by :meth:`aclose`: what else has connections."""
     holds_arrive: bool = False
     """A hold that nothing answers was seen to have reached the server, or it cannot be known."""
+    holds_missing: int = 0
+    """How often a hold was looked for at the server and was not there."""
     asking_arrival: bool = False
     """The server is being asked about one."""
     confirming: set[asyncio.Future[None]] = field(default_factory=set)
@@ -109,7 +111,7 @@ class Session:
         if not self.address.tls:
             return None
         if self._tls is None:
-            self._tls = self.tls or ssl.create_default_context()
+            self._tls = self.tls or default_context()
             handshakes(self._tls)
         return self._tls
 

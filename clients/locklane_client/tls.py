@@ -1,13 +1,17 @@
 """TLS sessions that are taken up again: on a second connection the server need not prove once more
 who it is (RFC 8446, 2.2). Python keeps no sessions by itself; this does, for each context.
+
+A session stands in for the check of the server's certificate. So one is taken up only for the name
+that was checked, by the rules and with the authorities that it was checked by.
 """
 
 from __future__ import annotations
 
 import ssl
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import ClassVar
-from weakref import WeakKeyDictionary
+from functools import lru_cache
+from typing import Any, ClassVar
 
 
 @dataclass(slots=True)
@@ -18,32 +22,46 @@ class Handshakes:
     """Handshakes in which the server proved who it is."""
     resumed: int = 0
     """Handshakes that took up an earlier session."""
-    last: dict[str | None, ssl.SSLObject] = field(default_factory=dict)
-    """The newest connection with each server, by the name that its certificate was checked for: a
-    session with one must never stand in for a check of another."""
-    sessions: dict[str | None, ssl.SSLSession] = field(default_factory=dict)
-
-    def session(self, name: str | None) -> ssl.SSLSession | None:
-        """One to take up. Servers send tickets after the handshake, so that the newest connection
-        may have none yet."""
-        newest = self.last.get(name)
-        if newest is not None and newest.session is not None and newest.session.has_ticket:
-            self.sessions[name] = newest.session
-        return self.sessions.get(name)
-
-
-_contexts: WeakKeyDictionary[ssl.SSLContext, Handshakes] = WeakKeyDictionary()
+    sessions: dict[Hashable, ssl.SSLSession] = field(default_factory=dict)
+    """The newest to take up, by what was checked. Not the connections that they are of: those keep
+    the context, past the collection of garbage (CPython 3.11)."""
 
 
 def handshakes(context: ssl.SSLContext) -> Handshakes:
-    """What a context has seen; from now on it takes up sessions, if nobody else has changed what
-    its connections are (``SSLContext.sslobject_class``)."""
-    found = _contexts.get(context)
-    if found is None:
-        found = _contexts[context] = Handshakes()
-        if context.sslobject_class is ssl.SSLObject:
-            context.sslobject_class = type("_Resuming", (_Resuming,), {"seen": found})
-    return found
+    """What a context has seen; from now on it takes up sessions, whoever uses it, if nobody else
+    has changed what its connections are (``SSLContext.sslobject_class``)."""
+    kind = context.sslobject_class
+    seen = getattr(kind, "seen", None)
+    if isinstance(seen, Handshakes):
+        return seen
+    seen = Handshakes()
+    if kind is ssl.SSLObject:
+        # Kept with the context, which its connections know: they all go together.
+        context.sslobject_class = type("_ResumingHere", (_Resuming,), {"seen": seen})
+    return seen
+
+
+@lru_cache(maxsize=1)
+def default_context() -> ssl.SSLContext:
+    """Trusts the system's authorities. All clients that were given no other share it: it takes most
+    of a megabyte."""
+    return ssl.create_default_context()
+
+
+def _checked(connection: ssl.SSLObject) -> Hashable:
+    """For whom, and how, a connection's server is checked; ``None``: it is not."""
+    context = connection.context
+    if context.verify_mode == ssl.CERT_NONE:
+        return None
+    return (
+        connection.server_hostname,
+        context.verify_mode,
+        context.check_hostname,
+        context.hostname_checks_common_name,
+        context.verify_flags,
+        context.minimum_version,
+        tuple(context.cert_store_stats().items()),
+    )
 
 
 class _Resuming(ssl.SSLObject):
@@ -51,17 +69,28 @@ class _Resuming(ssl.SSLObject):
 
     seen: ClassVar[Handshakes]
     _begun = False
+    _kept = False
+    _how: Hashable = None
 
     def do_handshake(self) -> None:
-        seen = self.seen
         if not self._begun:
             self._begun = True
-            session = seen.session(self.server_hostname)
+            self._how = _checked(self)
+            session = self.seen.sessions.get(self._how)
             if session is not None:
                 self.session = session
         super().do_handshake()
-        seen.last[self.server_hostname] = self
         if self.session_reused:
-            seen.resumed += 1
+            self.seen.resumed += 1
         else:
-            seen.full += 1
+            self.seen.full += 1
+
+    def read(self, *arguments: Any) -> Any:
+        data = super().read(*arguments)
+        if not self._kept and self._how is not None:
+            # The server's ticket comes after the handshake, before what else it sends.
+            session = self.session
+            if session is not None and session.has_ticket:
+                self._kept = True
+                self.seen.sessions[self._how] = session
+        return data

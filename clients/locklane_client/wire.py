@@ -269,13 +269,27 @@ def status_answer(live: bool) -> bytes:
     return b'{"locked":true,"live":true}' if live else b'{"locked":true,"live":false}'
 
 
-def parse_status(body: bytes | str) -> bool:
-    """Read the answer to ``GET keeplocked``: whether a hold is open.
+@dataclass(frozen=True, slots=True)
+class LockStatus:
+    """What a server said to ``GET keeplocked``."""
+
+    locked: bool
+    """The lock has not ended."""
+    live: bool
+    """A hold is open."""
+    reason: str | None
+
+
+def parse_status(body: bytes | str) -> LockStatus:
+    """Read the answer to ``GET keeplocked``.
 
     :raises ValueError: it is not one; the message says what is wrong with it.
     """
     answer = _object(body)
-    return _boolean(answer, "live") if _boolean(answer, "locked") else False
+    if _boolean(answer, "locked"):
+        return LockStatus(True, _boolean(answer, "live"), None)
+    reason = answer.get("reason")
+    return LockStatus(False, False, reason if isinstance(reason, str) else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import anyio
-from aiohttp import web
+from aiohttp import web, web_protocol
 
 from locklane_client.wire import DEFAULT_PORT
 from locklane_server import descriptors
@@ -33,6 +33,9 @@ BACKLOG = 4096
 EXCESS_SECONDS = 5.0
 """How long a connection beyond the bound may take to ask, and be told, before it is cut."""
 
+HANDSHAKE_SECONDS = 5.0
+"""How long a TLS handshake may take."""
+
 GRACE_SECONDS = 5.0
 """How long requests in progress may take to end when the server stops."""
 
@@ -49,8 +52,30 @@ class ListenError(OSError):
     """The address cannot be listened on."""
 
 
+class _Connection(web.RequestHandler):
+    """aiohttp's, but that whoever reads a body is told of what is no HTTP in it: aiohttp itself
+    says so to the next request, which a hold's never comes to (3.14)."""
+
+    __slots__ = ()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        request = self._current_request
+        if request is not None and self._messages and not request.content.is_eof():
+            found, _ = self._messages[-1]
+            if isinstance(found, web_protocol._ErrInfo) and request.content.exception() is None:
+                request.content.set_exception(web.RequestPayloadError(found.message))
+
+    def log_exception(self, *arguments: Any, **options: Any) -> None:
+        if not isinstance(options.get("exc_info"), web.RequestPayloadError):  # the client's doing
+            super().log_exception(*arguments, **options)
+
+
 class _CountingServer(web.Server):
     """Counts what is accepted, and what is open."""
+
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, loop=self._loop, **self._kwargs)
 
     connections_opened = 0
     connections_open = 0
@@ -94,7 +119,8 @@ class _CountingServer(web.Server):
         if http.protocol not in self.excess:
             return True
         room = self.connections_open <= self._bound + descriptors.RESERVED // 2
-        if room and http.rel_url.raw_path.endswith("/keeplocked"):
+        keeps = http.method == "POST" and http.rel_url.raw_path.endswith("/keeplocked")
+        if room and keeps:
             self.excess.pop(http.protocol).cancel()
             return True
         return False
@@ -145,6 +171,7 @@ class Server:
         self.connections = connections
         self._http: _CountingServer | None = None
         self._runner: web.ServerRunner | None = None
+        self._listening: asyncio.Server | None = None
         self._open = AsyncExitStack()
 
     @property
@@ -188,9 +215,15 @@ class Server:
             except OSError as error:
                 raise ListenError(error.errno, error.strerror or str(error)) from error
             self.port = listening.getsockname()[1]
-            await web.SockSite(
-                self._runner, listening, backlog=BACKLOG, ssl_context=self.tls
-            ).start()
+            # Not by a site of aiohttp's, which gives a TLS handshake a minute: meanwhile it takes a
+            # descriptor, and is not counted yet.
+            self._listening = await asyncio.get_running_loop().create_server(
+                self._http,
+                sock=listening,
+                backlog=BACKLOG,
+                ssl=self.tls,
+                ssl_handshake_timeout=None if self.tls is None else HANDSHAKE_SECONDS,
+            )
         except BaseException:
             await self._close()
             raise
@@ -203,8 +236,7 @@ class Server:
         trace: TracebackType | None,
     ) -> None:
         assert self._runner is not None
-        for site in tuple(self._runner.sites):
-            await site.stop()  # no new connections
+        self._stop_listening()
         for served in self.repositories:
             if served.holds:
                 _log.info(
@@ -223,7 +255,13 @@ class Server:
             await self._api.stop()
         await self._close()
 
+    def _stop_listening(self) -> None:
+        listening, self._listening = self._listening, None
+        if listening is not None:
+            listening.close()
+
     async def _close(self) -> None:
+        self._stop_listening()
         try:
             if self._runner is not None:
                 await self._runner.cleanup()

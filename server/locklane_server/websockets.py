@@ -8,6 +8,7 @@ more is gone, too, after :data:`SEND_SECONDS`.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 
 from aiohttp import WSCloseCode, WSMsgType, hdrs, web
 
@@ -41,7 +42,7 @@ class Conversation:
                     self.abort()
                     return None
                 asked = True
-                await self.socket.ping()
+                await self._within(self.socket.ping())
                 continue
             asked = False
             match message.type:
@@ -49,7 +50,7 @@ class Conversation:
                     text: str = message.data
                     return text
                 case WSMsgType.PING:
-                    await self.socket.pong(message.data)
+                    await self._within(self.socket.pong(message.data))
                 case WSMsgType.PONG:
                     pass
                 case WSMsgType.BINARY:
@@ -63,9 +64,12 @@ class Conversation:
 
         :raises ConnectionError: the client is gone, or takes nothing any more.
         """
+        await self._within(self.socket.send_str(message))
+
+    async def _within(self, sending: Awaitable[None]) -> None:
         try:
             async with asyncio.timeout(SEND_SECONDS):
-                await self.socket.send_str(message)
+                await sending
         except TimeoutError as error:
             self.abort()
             raise ConnectionResetError("the client does not read what it asked for") from error

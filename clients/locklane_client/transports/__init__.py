@@ -29,7 +29,8 @@ class Hold(Protocol):
         for that, when it is sent: then :meth:`confirmed` tells.
 
         :raises HoldEnded: the hold had ended before.
-        :raises LocklaneError: it was not confirmed; the lock's retention will end it.
+        :raises LocklaneError: it was not confirmed; the lock's retention will end it, if the unlock
+            never arrives.
         """
 
     async def confirmed(self) -> None:

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from typing import ClassVar
 
 from locklane_client.answers import confirm_locked, confirm_unlocked, read_answer
-from locklane_client.arrival import HoldWatch
+from locklane_client.arrival import HoldWatch, asking
 from locklane_client.errors import HoldEnded, LocklaneError
 from locklane_client.session import Lost, Session
 from locklane_client.wire import JSON_TYPE, KEEP, UNLOCK
@@ -75,7 +75,7 @@ class LongPollHold:
             )
         )
         self._request.add_done_callback(self._request_ended)
-        self._watch = HoldWatch(session, version, lock_id, self._not_arrived)
+        self._watch = HoldWatch(session, asking(session, version, lock_id), self._not_arrived)
 
     def _not_arrived(self, reason: str, retained: bool) -> None:
         if not self._ended and not self._unlock_asked.is_set():

@@ -15,6 +15,7 @@ import asyncio
 from typing import TYPE_CHECKING, ClassVar
 
 from locklane_client.answers import confirm_locked, confirm_unlocked, read_answer
+from locklane_client.arrival import Ask, HoldWatch
 from locklane_client.errors import HoldEnded, LocklaneError
 from locklane_client.session import Lost, Session
 from locklane_client.wire import JSON_TYPE, KEEP, UNLOCK
@@ -34,7 +35,8 @@ class LongPollHttp2:
     confirmed: ClassVar[bool] = False
     waits_for_unlock: ClassVar[bool] = True
     told_when_lost: ClassVar[str] = (
-        "at once if the server ends it; within two keep intervals if a peer vanished"
+        "at once if the server ends it; within two keep intervals if the proxy vanished; of a "
+        "server behind it, when the proxy tells; not where the hold never reached the server"
     )
 
     def __init__(self, session: Session) -> None:
@@ -65,7 +67,9 @@ class LongPollHttp2:
             session.counts.requests += 1
             headers = self._headers("keeplocked", version, lockid=lock_id)
             headers.append(("content-type", JSON_TYPE))
-            return LongPollHttp2Hold(session, slot, headers, lock_id, lost)
+            return LongPollHttp2Hold(
+                session, slot, headers, lock_id, lost, self._asking(version, lock_id)
+            )
         except TimeoutError as error:
             raise LocklaneError(
                 f"no connection for the hold within {session.answer_timeout:g} s"
@@ -74,11 +78,25 @@ class LongPollHttp2:
             slot.leave()
             raise
 
-    def _headers(self, request: str, version: int, **parameters: str) -> Headers:
+    def _asking(self, version: int, lock_id: str) -> Ask:
+        headers = self._headers("keeplocked", version, method="GET", lockid=lock_id)
+
+        async def ask() -> tuple[int, bytes]:
+            self._session.counts.requests += 1
+            slot, answer = await self._http2.begin(headers, self._session.answer_timeout)
+            slot.leave()
+            self._session.counts.round_trips += 1
+            return answer.status, answer.body
+
+        return ask
+
+    def _headers(
+        self, request: str, version: int, method: str = "POST", **parameters: str
+    ) -> Headers:
         address = self._session.address
         path = address.base + self._session.url(request, version, **parameters)
         headers = [
-            (":method", "POST"),
+            (":method", method),
             (":scheme", address.scheme),
             (":authority", address.authority),
             (":path", path),
@@ -92,7 +110,13 @@ class LongPollHttp2Hold:
     """A ``keeplocked`` in progress, its first object on its way."""
 
     def __init__(
-        self, session: Session, slot: Slot, headers: Headers, lock_id: str, lost: Lost
+        self,
+        session: Session,
+        slot: Slot,
+        headers: Headers,
+        lock_id: str,
+        lost: Lost,
+        ask: Ask,
     ) -> None:
         self.lock_id: str | None = lock_id
         self._session = session
@@ -104,6 +128,14 @@ class LongPollHttp2Hold:
         self._keeping = self._loop.call_later(session.keep_interval, self._keep)
         self._answer = slot.request(headers, KEEP + b"\n", end=False)
         self._answer.add_done_callback(self._request_ended)
+        self._watch = HoldWatch(session, ask, self._not_arrived)
+
+    def _not_arrived(self, reason: str, retained: bool) -> None:
+        if not self._ending:
+            self._ending = True
+            self._keeping.cancel()
+            self._slot.leave()
+            self._lost(reason, retained)
 
     async def confirmed(self) -> None:
         """:meth:`unlock` has waited for that."""
@@ -116,6 +148,7 @@ class LongPollHttp2Hold:
 
     def _request_ended(self, request: asyncio.Future[Answer]) -> None:
         self._keeping.cancel()
+        self._watch.end()
         if self._ending or request.cancelled():
             return
         self._ending = True
@@ -151,6 +184,7 @@ class LongPollHttp2Hold:
     async def abandon(self) -> None:
         self._ending = True
         self._keeping.cancel()
+        self._watch.end()
         self._slot.leave()
 
 

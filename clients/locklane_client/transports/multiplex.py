@@ -43,8 +43,9 @@ class Multiplex:
 
     async def acquire(self, key: str, version: int, lost: Lost) -> MultiplexHold:
         channel = await self._channel(version)
-        hold = MultiplexHold(channel, lost)
-        await hold.lock(key)
+        async with channel.asking:
+            hold = MultiplexHold(channel, lost)
+            await hold.lock(key)
         return hold
 
     async def _channel(self, version: int) -> _Channel:
@@ -82,6 +83,8 @@ class _Channel:
         self._socket = socket
         self._holds: dict[int, Callable[[LockAnswer | LocklaneError], None]] = {}
         self._next = 0
+        self.asking = asyncio.Semaphore(multiplexed.UNDER_WAY + multiplexed.WAITING)
+        """For whoever asks for a lock: a server refuses more at the same time."""
         self._reading = asyncio.create_task(self._read())
 
     def add(self, tell: Callable[[LockAnswer | LocklaneError], None]) -> int:
@@ -170,9 +173,12 @@ class MultiplexHold:
         :raises TimeoutError: there is none in time.
         """
         waiting = self._waiting = asyncio.get_running_loop().create_future()
-        async with asyncio.timeout(wait):
-            await self._channel.send(message)
-            answer: LockAnswer = await waiting
+        try:
+            async with asyncio.timeout(wait):
+                await self._channel.send(message)
+                answer: LockAnswer = await waiting
+        finally:
+            waiting.cancel()  # then a lock that comes too late is let go
         self._channel.session.counts.round_trips += 1
         return answer
 
@@ -201,12 +207,17 @@ class MultiplexHold:
                 multiplexed.unlock_request(self._number), session.answer_timeout
             )
         except TimeoutError as error:
+            session.in_background(self._let_go())
             raise LocklaneError(
                 f"no answer to the unlock within {session.answer_timeout:g} s"
             ) from error
+        except asyncio.CancelledError:
+            session.in_background(self._let_go())
+            raise
         confirm_unlocked(answer)
 
     async def _let_go(self) -> None:
+        """Ask for the unlock, perhaps once more: the connection lives on, and so would the lock."""
         await self._channel.send(multiplexed.unlock_request(self._number))
 
     async def confirmed(self) -> None:

@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import ClassVar
 
 from locklane_client.answers import confirm_locked, confirm_unlocked, read_answer
-from locklane_client.arrival import HoldWatch
+from locklane_client.arrival import HoldWatch, asking
 from locklane_client.errors import HoldEnded, LocklaneError, ServerUnreachable
 from locklane_client.pipelining import Answer, NotProcessed, PipelinedConnection, connect
 from locklane_client.session import FAREWELL_SECONDS, IDLE_SECONDS, Lost, Session
@@ -185,7 +185,9 @@ class PipelineHold:
         self._answer = transport.keeplocked(connection, version, lock_id)
         self._answer.add_done_callback(self._answered)
         self._timer = loop.call_later(self._session.keep_interval, self._keep)
-        self._watch = HoldWatch(self._session, version, lock_id, self._not_arrived)
+        self._watch = HoldWatch(
+            self._session, asking(self._session, version, lock_id), self._not_arrived
+        )
 
     def _keep(self) -> None:
         # Keeps proxies and address translators from forgetting the connection, and lets this end

@@ -9,7 +9,9 @@ a client that asks faster than it is answered, or does not read its answers, is 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import ClassVar
 
 import anyio
@@ -22,6 +24,13 @@ from locklane_server.repository import RepositoryError
 from locklane_server.request import ApiRequest, Requests
 from locklane_server.served import Hold, ServedRepository
 from locklane_server.websockets import Conversation, upgrade
+
+TOO_MANY = (
+    f"the server works on {multiplexed.UNDER_WAY} locks of a connection at a time, and "
+    f"{multiplexed.WAITING} more wait already; ask again when some are answered"
+)
+
+_log = logging.getLogger(__name__)
 
 
 class Multiplex:
@@ -53,6 +62,8 @@ class _Locks:
         self._held: dict[int, Hold | None] = {}
         """``None``: being worked on."""
         self._under_way = anyio.Semaphore(multiplexed.UNDER_WAY)
+        self._locking = 0
+        """Locks that are being taken, or wait for their turn."""
         self._reading = anyio.CancelScope()
 
     async def serve(self) -> None:
@@ -61,7 +72,7 @@ class _Locks:
         try:
             async with anyio.create_task_group() as self._tasks:
                 if self._served.stopping is None:
-                    with self._reading:
+                    with self._reading, suppress(ConnectionError):
                         await self._read()
                 if self._served.stopping is None:
                     self._tasks.cancel_scope.cancel()  # nobody is left to be answered
@@ -82,20 +93,22 @@ class _Locks:
                 await self._client.close(WSCloseCode.INVALID_TEXT, str(error))
                 return
             number = request.id
-            if key is not None and number in self._held:
+            hold = self._held.get(number)
+            if key is None and hold is not None:
+                self._held[number] = None
+                self._tasks.start_soon(self._work, self._unlock, number, hold)
+            elif number in self._held:
                 reason = f"the id {number} is in use"
                 await self._client.close(WSCloseCode.POLICY_VIOLATION, reason)
                 return
-            await self._under_way.acquire()
-            hold = self._held.get(number)
-            if key is not None:
-                self._held[number] = None
-                self._tasks.start_soon(self._work, self._lock, number, key)
-            elif hold is not None:
-                self._held[number] = None
-                self._tasks.start_soon(self._work, self._unlock, number, hold)
+            elif key is None:
+                await self._deny(number, Refusal.UNKNOWN.value)
+            elif self._locking >= multiplexed.UNDER_WAY + multiplexed.WAITING:
+                await self._deny(number, TOO_MANY)
             else:
-                self._tasks.start_soon(self._work, self._deny, number)
+                self._held[number] = None
+                self._locking += 1
+                self._tasks.start_soon(self._work, self._lock_in_turn, number, key)
 
     async def _work(
         self, work: Callable[..., Awaitable[None]], number: int, *arguments: object
@@ -104,8 +117,16 @@ class _Locks:
             await work(number, *arguments)
         except ConnectionError:
             self._client.abort()  # then reading ends, too
+        except Exception:  # a fault of ours, which must not be that of the other locks' holders
+            _log.exception("multiplex: the request of id %d failed", number)
+            self._client.abort()
+
+    async def _lock_in_turn(self, number: int, key: Key) -> None:
+        try:
+            async with self._under_way:
+                await self._lock(number, key)
         finally:
-            self._under_way.release()
+            self._locking -= 1
 
     async def _lock(self, number: int, key: Key) -> None:
         try:
@@ -130,8 +151,8 @@ class _Locks:
         del self._held[number]
         await self._send(number, wire.not_locked_answer())
 
-    async def _deny(self, number: int) -> None:
-        await self._send(number, wire.not_locked_answer(Refusal.UNKNOWN.value))
+    async def _deny(self, number: int, reason: str) -> None:
+        await self._send(number, wire.not_locked_answer(reason))
 
     async def _tell_ended(self, number: int, hold: Hold) -> None:
         if self._held.get(number) is not hold:
