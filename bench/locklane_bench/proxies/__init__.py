@@ -113,7 +113,7 @@ PROXIES: dict[str, Proxy] = {
             "nginx",
             "nginx, as recommended",
             "nginx that speaks HTTP/1.1 to the server over connections it uses again, passes "
-            "upgrades on, and buffers neither requests nor answers.",
+            "upgrades on, and passes a request on while it is still being sent.",
             "nginx-recommended.conf",
             recommended=True,
         ),

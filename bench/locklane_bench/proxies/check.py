@@ -48,7 +48,7 @@ SEEN_SECONDS = 4.0
 """How old a hold is when the server ends it. Of the first that lasts, a client asks the server
 after some 2 s whether it arrived, and that is not how those after it could be told."""
 
-TOLD_SECONDS = 8.0
+TOLD_SECONDS = 12.0
 """How long the client is given to find out that its hold is none."""
 
 CLIENT_UUID = "8a6d2b4e-0000-4000-8000-0000000c4ec4"
