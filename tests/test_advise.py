@@ -203,7 +203,7 @@ def test_a_missing_file_and_missing_runs_are_said_in_sentences(report: Path) -> 
     list(write(plain, report / "plain"))
     said = run("--tls", str(report / "plain"))
     assert said.exit_code == 1
-    assert "no run was made with TLS: 'locklane compare --preset full' makes them" in said.output
+    assert "no run was made with TLS: 'locklane compare --preset quick' makes them" in said.output
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from locklane_bench.report import table, wording
 from locklane_bench.report.answer import answer, main_chart
 from locklane_bench.report.ceiling import shares
 from locklane_bench.report.summary import Spread, spread, summarise, tie, times_as_fast
-from locklane_bench.results import Condition, Results, read
+from locklane_bench.results import Condition, ProxyCheck, Results, read
 
 EIGHT = Condition(concurrency=8, files=1000)
 BARE = replace(EIGHT, server="bare")
@@ -286,9 +286,8 @@ def test_answer_without_a_distance_speaks_of_round_trips_and_the_fastest() -> No
         "per dropped file (websocket 3 round trips).",
         "Near by, 8 at a time, longpoll is the fastest: 900 (800–1,440) files per second; it is "
         "2.00 (2.00–3.00) times as fast as the next, websocket.",
-        "What comes with it: longpoll opens 0.008 connections per file (8 at a time) and its "
-        "client knows of a lock that it was taken; whoever wants the hold confirmed takes "
-        "websocket (17.8 ms per file without a distance, 8 at a time).",
+        "What comes with it: longpoll opens 0.008 connections per file (8 at a time) and does not "
+        "let its client know that the hold is live, which websocket does (17.8 ms per file).",
     ]
 
 
@@ -298,7 +297,8 @@ def test_answer_when_the_other_is_faster() -> None:
     # 2, 4 and 3 round by round.
     assert "websocket is the fastest: 1,200 (1,000–1,500) files per second" in text
     assert "it is 3.00 (2.00–4.00) times as fast as longpoll." in text
-    assert "whoever wants the hold confirmed" not in text
+    assert "websocket opens 1.000 connections per file (8 at a time) and lets its client" in text
+    assert text.endswith("git-annex's own client speaks longpoll only.")
 
 
 def test_answer_when_neither_is_faster_in_every_round_is_a_tie() -> None:
@@ -327,7 +327,8 @@ def test_answer_over_a_distance_names_the_best_its_time_and_how_much_faster_it_i
     first, second, third = answer(distant("pipeline"), summarise(distant("pipeline")))
     assert first == (
         "Over a distance take pipeline: at an RTT of 100 ms, one at a time, a dropped file takes "
-        "99.5 (99.0–100) ms and waits for 1 round trip; it is 2.00 times as fast as "
+        "99.5 (99.0–100) ms and waits for 1 round trip, because it does not wait for the unlock "
+        "to be confirmed; it is 2.00 times as fast as "
         "longpoll, which waits for 2 round trips."
     )
     assert second.startswith("Near by, 8 at a time, longpoll is the fastest: 1,000 files per")
@@ -346,7 +347,7 @@ def test_round_trips_of_the_answer_are_those_of_the_line_where_most_files_were_d
         for run in runs
     ]
     first = answer(some_results(runs), summarise(some_results(runs)))[0]
-    assert "and waits for 1 round trip; it is" in first
+    assert "and waits for 1 round trip, because" in first
     # Of longpoll there is no nearer run of one at a time: (2 × 50 + 25) / 50.
     assert first.endswith("longpoll, which waits for 2.5 round trips.")
 
@@ -355,6 +356,33 @@ def test_answer_over_a_distance_when_the_baseline_is_the_best() -> None:
     first = answer(distant("longpoll"), summarise(distant("longpoll")))[0]
     assert first.startswith("Over a distance take longpoll:")
     assert "it is 2.00 times as fast as the next, pipeline, which waits for 1 round trip" in first
+
+
+def test_what_does_not_hold_behind_a_proxy_is_never_the_best_there() -> None:
+    """However fast a file is dropped: it is not what a lock is for."""
+    behind = replace(FAR, rtt_ms=0.0, proxy="nginx")
+    runs = [*rounds("pipeline", 900, 900, at=behind), *rounds("duplex", 300, 300, at=behind)]
+    check = ProxyCheck("nginx", "pipeline", True, False, True, False, None, None)
+    held = summarise(some_results(runs)).rank(behind)
+    unheld = summarise(some_results(runs, proxies=[check])).rank(behind)
+    assert held is not None
+    assert held.best == ["pipeline"]
+    assert unheld is not None
+    assert unheld.best == ["duplex"]
+
+
+def test_the_star_of_a_time_goes_by_that_time() -> None:
+    """Not by drops per second, into which goes what the client does between two drops."""
+    at = replace(FAR, rtt_ms=0.0)
+    runs = [
+        *rounds("longpoll", 900, 910, at=at, p50_ms=2.0),
+        *rounds("duplex", 800, 810, at=at, p50_ms=1.0),
+    ]
+    summary = summarise(some_results(runs))
+    by_rate, by_time = summary.rank(at), summary.rank(at, by_p50=True)
+    assert by_rate is not None
+    assert by_time is not None
+    assert (by_rate.best, by_time.best) == (["longpoll"], ["duplex"])
 
 
 def test_answer_over_a_distance_of_ties() -> None:
@@ -388,7 +416,7 @@ def test_answer_of_everything_has_three_sentences_with_proxies_in_the_last() -> 
     assert sentences[0].startswith("Over a distance take pipeline: at an RTT of 100 ms")
     assert "64 at a time, multiplex is the fastest" in sentences[1]
     assert (
-        "pipeline opens 0.213 connections per file (64 at a time), works behind 3 of the 4"
+        "pipeline opens 0.213 connections per file (64 at a time), does not hold behind nginx"
         in (sentences[2])
     )
 

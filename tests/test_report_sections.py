@@ -180,8 +180,10 @@ def test_proxy_table_says_in_words_what_works_and_what_does_not() -> None:
         "–",
     ]
     nginx = row(table, "nginx, default forwarding")
-    assert nginx[1] == "! works, but the hold never arrives: the client does not find out"
-    assert nginx[3] == "! works, but the hold never arrives: the client finds out"
+    assert nginx[1] == "! not held: the hold never arrives; the client does not find out"
+    assert nginx[3] == (
+        "! not held: the hold never arrives; the client finds out if it holds for some seconds"
+    )
     assert (
         "Caddy, default forwarding, duplex: the answer to lockcontent did not come in 10 s."
         in table.notes

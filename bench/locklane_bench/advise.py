@@ -20,6 +20,9 @@ from locklane_bench.results import ProxyCheck, Results, read
 REFERENCE = Path(__file__).parents[2] / "reports" / "reference"
 """The report that comes with the repository; an installed package has none."""
 
+GIT_ANNEX = "longpoll"
+"""What git-annex's own client speaks."""
+
 
 @dataclass(frozen=True, slots=True)
 class Advice:
@@ -82,6 +85,8 @@ def advice_from(
         notes.append(f"Measured: {', '.join(measured)}. The others are predictions of the model.")
     else:
         notes.append("None of this was measured: all are predictions of the model.")
+    if any(each.transport != GIT_ANNEX for each in ranking):
+        notes.append(f"git-annex's own client speaks {GIT_ANNEX} only.")
     ties = list(_ties(ranking))
     for *others, last in ties:
         notes.append(f"{', '.join(others)} and {last} tie: their ranges overlap.")
@@ -195,9 +200,9 @@ def read_or_say(path: Path) -> Results:
         ) from error
 
 
-def newest(reports: Path) -> tuple[Path, Results]:
-    """The newest comparison below a directory of reports; a reference report only if there is no
-    other.
+def newest(reports: Path) -> Iterator[tuple[Path, Results]]:
+    """The comparisons below a directory of reports, the newest first, and at last a reference
+    report.
 
     :raises click.ClickException: there is none.
     """
@@ -205,15 +210,19 @@ def newest(reports: Path) -> tuple[Path, Results]:
     def age(path: Path) -> tuple[bool, float]:
         return path.parent.name == REFERENCE.name, -path.stat().st_mtime
 
+    found = False
     for path in [*sorted(reports.glob("*/results.json"), key=age), REFERENCE / "results.json"]:
         try:
-            return path, read(path)
+            results = read(path)
         except (OSError, ValueError):
             continue  # the results of something else, or of an older Locklane
-    raise click.ClickException(
-        "there are no results to go by: run 'locklane compare --preset quick', or give a results "
-        "file or the directory of a report"
-    )
+        found = True
+        yield path, results
+    if not found:
+        raise click.ClickException(
+            "there are no results to go by: run 'locklane compare --preset quick', or give a "
+            "results file or the directory of a report"
+        )
 
 
 @click.command(
@@ -230,7 +239,7 @@ Examples:
 )
 @click.option(
     "--rtt",
-    type=click.FloatRange(0, 60_000),
+    type=click.FloatRange(0, 10_000),
     default=0.0,
     show_default=True,
     metavar="MS",
@@ -273,12 +282,13 @@ def advise(
     """Rank the lock transports for your files and your network, with the time that each takes.
 
     RESULTS is a results.json or the directory of a report. [default: the newest comparison below
-    reports/, or else the reference report]
+    reports/ that can tell, or else the reference report]
 
     Where your conditions were measured, that is what counts; else a model of the runs, which says
     so.
     """
-    path, measured = newest(Path("reports")) if results is None else (results, read_or_say(results))
+    if not math.isfinite(rtt):
+        raise click.BadParameter("give a number of milliseconds", param_hint="--rtt")
     asked: dict[str, object] = {
         "rtt_ms": rtt,
         "tls": tls,
@@ -286,12 +296,21 @@ def advise(
         "concurrency": concurrency,
         "behind": behind,
     }
-    try:
-        advice = advice_from(
-            measured, rtt_ms=rtt, tls=tls, files=files, concurrency=concurrency, behind=behind
-        )
-    except ValueError as error:
-        raise click.ClickException(f"{path}: {error}") from error
+    candidates = (
+        newest(Path("reports")) if results is None else iter([(results, read_or_say(results))])
+    )
+    failed: click.ClickException | None = None
+    for path, measured in candidates:
+        try:
+            advice = advice_from(
+                measured, rtt_ms=rtt, tls=tls, files=files, concurrency=concurrency, behind=behind
+            )
+            break
+        except ValueError as error:
+            failed = failed or click.ClickException(f"{path}: {error}")
+    else:
+        assert failed is not None
+        raise failed
     if as_json:
         source = {"results": str(path), "started": measured.started}
         click.echo(json.dumps({"asked": asked, **source, **asdict(advice)}, indent=1))

@@ -292,6 +292,9 @@ def compare(
     except ChildError as error:
         raise click.ClickException(str(error)) from error
     _show(results, directory, console)
+    if not any(run.files for run in results.runs):
+        why = [f"{each.transport} behind {each.proxy}: {each.message}" for each in results.proxies]
+        raise click.ClickException("; ".join(["nothing could be dropped", *why]))
     # What does not work behind a proxy is a finding.
     failures = sum(run.failures for run in results.runs if run.condition.proxy is None)
     if failures:

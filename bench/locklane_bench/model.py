@@ -119,7 +119,7 @@ def predict(
     alike = [each for each in seen if each.tls is tls]
     if not alike:
         wanted = "with TLS" if tls else "without TLS"
-        raise ValueError(f"no run was made {wanted}: 'locklane compare --preset full' makes them")
+        raise ValueError(f"no run was made {wanted}: 'locklane compare --preset quick' makes them")
     known = [each for each in alike if each.knows(rtt_ms)]
     if not known:
         rtts = ", ".join(f"{rtt:g}" for rtt in sorted({rtt for each in alike for rtt in each.rtts}))

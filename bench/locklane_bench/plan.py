@@ -54,7 +54,7 @@ def preset(name: str, transports: Sequence[str]) -> list[Grid]:
             Grid("matrix", names, concurrency=[1, 8], files=[300]),
             Grid("matrix", names, [1], [12], rtt_ms=[20.0]),
             Grid("matrix", names, [1], [4], rtt_ms=[100.0]),
-            Grid("matrix", names, [1], [300], tls=[True], relay=False),
+            Grid("matrix", names, [1], [300], tls=[True]),
             Grid("matrix", names, [1], [3], tls=[True], rtt_ms=[100.0]),
         ]
     return [

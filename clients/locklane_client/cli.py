@@ -142,4 +142,4 @@ async def _hold(client: Client, keys: tuple[Key, ...]) -> None:
             )
             sys.stdout.flush()
             await interrupted.wait()
-    click.echo("unlocked")
+    click.echo("interrupted before all were locked" if acquiring else "unlocked")

@@ -62,7 +62,8 @@ class Upgrade:
                 said = sentence(body) if status != 200 else ""
                 raise ProtocolViolation(
                     f"{address} answered the websocket upgrade with {status}"
-                    f"{': ' + said if said else ''}; it may not offer this transport: try longpoll"
+                    f"{': ' + said if said else ''}; it may not offer this transport, or a proxy "
+                    "in between does not pass upgrades on"
                 ) from error
             raise session.refusal(request, status, body) from error
         except TimeoutError as error:

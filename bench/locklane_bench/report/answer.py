@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from locklane_bench.report.bars import Bar, Panel, panel_chart
 from locklane_bench.report.drawing import Chart
-from locklane_bench.report.knowledge import confirmed, knows
+from locklane_bench.report.knowledge import confirmed, waits_for_unlock
 from locklane_bench.report.matrix import farthest, is_best, views_of
 from locklane_bench.report.proxies import works
 from locklane_bench.report.summary import (
@@ -26,13 +26,15 @@ from locklane_bench.report.wording import (
     middle,
     number,
     over,
-    plural,
     rtt,
     sentence,
     shown,
     times_form,
 )
 from locklane_bench.results import Condition, Results
+
+GIT_ANNEX = "longpoll"
+"""What git-annex's own client speaks."""
 
 
 def answer(results: Results, summary: Summary) -> list[str]:
@@ -99,6 +101,8 @@ def _distance(rank: Rank, summary: Summary, secure: Condition | None) -> str:
     trips = _near_trips(best, summary)
     if len(tied) == 1 and trips is not None:
         said += f" and waits for {_trip(trips)}"
+        if waits_for_unlock(best.transport) is False:
+            said += ", because it does not wait for the unlock to be confirmed"
     said += _held_against(rank, summary)
     if secure:
         said += _secure(rank, summary.rank(secure))
@@ -215,7 +219,7 @@ def _price(
 ) -> list[str]:
     """What is had and what is given up with the transports that were named."""
     parts = []
-    for name in taken[:3]:
+    for name in taken[:2]:
         figures = summary.at(near, name)
         words = []
         if figures and figures.connections:
@@ -223,13 +227,19 @@ def _price(
             words.append(f"opens {opened} connections per file ({at_a_time(near.concurrency)})")
         behind = [each for each in results.proxies if each.transport == name]
         if behind:
-            fine = [each for each in behind if works(each)]
+            fails = [each.proxy for each in behind if not works(each)]
             words.append(
-                f"works behind {len(fine):,} of the {plural(len(behind), 'proxy', 'proxies')} tried"
+                f"does not hold behind {listed(fails)}"
+                if fails
+                else "works behind every proxy tried"
             )
-        known = knows(name)
-        if known:
-            words.append(f"its client knows of a lock {known}")
+        sure = confirmed(name)
+        if sure is not None:
+            words.append(
+                "lets its client know that the hold is live"
+                if sure
+                else "does not let its client know that the hold is live"
+            )
         if words:
             parts.append(f"{name} {listed(words)}")
     if not parts:
@@ -238,11 +248,9 @@ def _price(
     surest = [each for each in (rank.order if rank else []) if confirmed(each.transport)]
     if surest and not any(confirmed(name) for name in taken) and rank:
         best = surest[0]
-        said += (
-            f"; whoever wants the hold confirmed takes {best.transport} "
-            f"({middle(best.ms_per_file)} ms per file {over(rank.condition.rtt_ms)}, "
-            f"{at_a_time(rank.condition.concurrency)})"
-        )
+        said += f", which {best.transport} does ({middle(best.ms_per_file)} ms per file)"
+    if GIT_ANNEX not in taken:
+        said += f"; git-annex's own client speaks {GIT_ANNEX} only"
     return [sentence(said)]
 
 
@@ -269,7 +277,7 @@ def main_chart(summary: Summary) -> Chart | None:
                     each.ms_per_file,
                     summary.transports.index(each.transport),
                     second,
-                    is_best(at, each.transport, summary),
+                    is_best(at, each.transport, summary, by_p50=True),
                 )
             )
         if bars:

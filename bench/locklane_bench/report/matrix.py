@@ -142,9 +142,9 @@ def _marked(summary: Summary, value: Callable[[Figures], Spread | None], *, best
     return made
 
 
-def is_best(at: Condition, name: str, summary: Summary) -> bool:
+def is_best(at: Condition, name: str, summary: Summary, *, by_p50: bool = False) -> bool:
     """The fastest or tied with it, where there is somebody to be faster than."""
-    rank = summary.rank(at)
+    rank = summary.rank(at, by_p50=by_p50)
     return rank is not None and len(rank.order) > 1 and name in rank.best
 
 

@@ -26,9 +26,9 @@ _HTTP2 = "-http2"
 
 _WHAT = (
     f"{WORKS} works: files were dropped, and the server said that the lock was live while the "
-    f"client held it. {UNSEEN} works, but the hold never arrives: the proxy keeps the request to "
-    "itself until it is whole, so that the lock rests on its ten minutes of retention alone; "
-    "whether the client finds out is said. "
+    f"client held it. {UNSEEN} not held: files were dropped, but the hold never arrives, because "
+    "the proxy keeps the request to itself until it is whole. The lock rests on its ten minutes of "
+    "retention alone; a client that holds for some seconds may find out. "
     f"{FAILS} does not work: no file could be dropped."
 )
 
@@ -38,7 +38,7 @@ def proxies_section(results: Results, summary: Summary) -> Section | None:
     tried = list(dict.fromkeys(each.proxy for each in results.proxies))
     measured = [at.proxy for at in summary.conditions("proxies") if at.proxy is not None]
     found = list(dict.fromkeys([*tried, *measured]))
-    known = [(_title(name), PROXIES[name].sentence) for name in found if name in PROXIES]
+    known = [(title(name), PROXIES[name].sentence) for name in found if name in PROXIES]
     return section(
         "Behind a reverse proxy",
         _WHAT if results.proxies else None,
@@ -49,7 +49,7 @@ def proxies_section(results: Results, summary: Summary) -> Section | None:
     )
 
 
-def _title(proxy: str) -> str:
+def title(proxy: str) -> str:
     return PROXIES[proxy].title if proxy in PROXIES else proxy
 
 
@@ -79,7 +79,7 @@ def checks_table(results: Results, summary: Summary) -> Table | None:
 
 def _verdict(check: ProxyCheck, notes: list[str]) -> Cell:
     said = f": {check.message}" if check.message else ""
-    where = f"{_title(check.proxy)}, {check.transport}"
+    where = f"{title(check.proxy)}, {check.transport}"
     if not check.drops:
         if said:
             notes.append(ended(where + said))
@@ -87,13 +87,13 @@ def _verdict(check: ProxyCheck, notes: list[str]) -> Cell:
     if check.hold_arrives:
         return Cell(f"{WORKS} works")
     told = {
-        True: "the client finds out",
+        True: "the client finds out if it holds for some seconds",
         False: "the client does not find out",
         None: "whether the client finds out was not tried",
     }[check.client_told]
     if said:
         notes.append(ended(where + said))
-    return Cell(f"{UNSEEN} works, but the hold never arrives: {told}")
+    return Cell(f"{UNSEEN} not held: the hold never arrives; {told}")
 
 
 def lost_table(results: Results, summary: Summary) -> Table | None:
@@ -133,7 +133,7 @@ def _checked(
     by = {(each.proxy, each.transport): each for each in results.proxies}
     rows = [
         [
-            Cell(_title(proxy)),
+            Cell(title(proxy)),
             *(form(check) if (check := by.get((proxy, name))) else Cell(UNKNOWN) for name in names),
         ]
         for proxy in dict.fromkeys(each.proxy for each in results.proxies)
@@ -163,7 +163,7 @@ def _costs(key: Condition, behind: list[Condition], summary: Summary) -> Table:
         if any(each.main != UNKNOWN for each in row[1:]):
             rows.append(row)
     for at in behind:
-        row = [Cell(f"{_title(at.proxy or '')}, {'TLS' if at.tls else 'plain'}")]
+        row = [Cell(f"{title(at.proxy or '')}, {'TLS' if at.tls else 'plain'}")]
         for name in names:
             found = summary.at(at, name)
             if found is None:

@@ -78,6 +78,8 @@ class Figures:
     bytes_down: Spread | None
     rates: dict[int, float]
     """Drops per second by round."""
+    p50s: dict[int, float]
+    """The p50 of the latency in ms by round."""
     pace: dict[int, float]
     """By round, what decides who is the faster, more being better: drops per second. Over a
     distance the inverse of the p50: few files are dropped there, and the opening of connections
@@ -115,6 +117,9 @@ class Summary:
     """The bare server's."""
     latency_decides: bool
     """The load is a rate."""
+    unheld: frozenset[tuple[str | None, str]]
+    """Proxies and transports whose holds do not reach the server behind them: however fast that
+    is, it is not what a lock is for."""
     empty_runs: int
     """Runs that dropped nothing, or in no time, left out of every figure."""
     failures: int
@@ -151,13 +156,27 @@ class Summary:
 
         return sorted((Line(*each) for each in grouped.items()), key=rank)
 
-    def rank(self, condition: Condition) -> Rank | None:
-        """Who was the fastest; None where nobody has times."""
-        timed = [each for each in self.under(condition) if each.pace]
+    def rank(self, condition: Condition, *, by_p50: bool = False) -> Rank | None:
+        """Who was the fastest of those that hold; None where nobody has times.
+
+        :param by_p50: by the median drop, whatever :attr:`Figures.pace` is.
+        """
+
+        def goodness(figures: Figures) -> dict[int, float]:
+            if not by_p50:
+                return figures.pace
+            return {number: 1 / max(each, 1e-6) for number, each in figures.p50s.items()}
+
+        timed = [
+            each
+            for each in self.under(condition)
+            if each.pace and (condition.proxy, each.transport) not in self.unheld
+        ]
         if not timed:
             return None
-        order = sorted(timed, key=lambda each: -median(each.pace.values()))
-        tied = [each.transport for each in order[1:] if tie(order[0], each)]
+        order = sorted(timed, key=lambda each: -median(goodness(each).values()))
+        first = goodness(order[0])
+        tied = [each.transport for each in order[1:] if _tie(ratios(first, goodness(each)))]
         return Rank(condition, order, [order[0].transport, *tied])
 
 
@@ -195,6 +214,11 @@ def summarise(results: Results) -> Summary:
         figures=[each for each in figures if each.condition.server != BARE],
         ceilings=[each for each in figures if each.condition.server == BARE],
         latency_decides=by_latency,
+        unheld=frozenset(
+            (each.proxy, each.transport)
+            for each in results.proxies
+            if each.drops and not each.hold_arrives
+        ),
         empty_runs=len(results.runs) - len(runs),
         failures=sum(run.failures for run in results.runs),
         attempts=sum(run.files + run.failures for run in results.runs),
@@ -240,6 +264,7 @@ def figures_of(runs: list[Run], *, failures: int = 0, by_latency: bool = False) 
         bytes_up=spread(relay.bytes_up / run.files for run, relay in relayed),
         bytes_down=spread(relay.bytes_down / run.files for run, relay in relayed),
         rates=_by_round(timed, lambda run: run.drops_per_s),
+        p50s=_by_round(timed, lambda run: run.percentile_ms(50)),
         pace=_by_round(timed, lambda run: pace_of(run, by_latency=by_latency)),
     )
 
@@ -271,8 +296,11 @@ def times_as_fast(one: Figures, other: Figures) -> Spread | None:
 
 def tie(one: Figures, other: Figures) -> bool:
     """Neither was faster in every round that both have: the rounds do not tell them apart."""
-    found = times_as_fast(one, other)
-    return found is not None and found.low <= 1 <= found.high
+    return _tie(ratios(one.pace, other.pace))
+
+
+def _tie(found: list[float]) -> bool:
+    return bool(found) and min(found) <= 1 <= max(found)
 
 
 def baseline(figures: Iterable[Figures]) -> Figures | None:

@@ -67,7 +67,7 @@ def main_table(summary: Summary) -> Table | None:
 
     def time(at: Condition) -> Callable[[Figures], Cell]:
         return lambda each: Cell(
-            middle(each.ms_per_file), best=is_best(at, each.transport, summary)
+            middle(each.ms_per_file), best=is_best(at, each.transport, summary, by_p50=True)
         )
 
     add("Connections per file", near, lambda each: Cell(middle(each.connections, exact)))

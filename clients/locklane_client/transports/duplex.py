@@ -53,13 +53,14 @@ class Duplex:
         self._talks.add(hold.talk)
         hold.talk.add_done_callback(self._talks.discard)
         try:
-            async with asyncio.timeout(session.connect_timeout + session.answer_timeout):
+            async with asyncio.timeout(max(session.connect_timeout, session.answer_timeout)):
                 hold.lock_id = confirm_locked(await asyncio.shield(hold.first))
         except TimeoutError as error:
             await hold.abandon()
             raise ServerUnreachable(
-                f"{session.address} has not answered for {session.answer_timeout:g} s while the "
-                "request was open; perhaps a proxy in between keeps its body back: try longpoll"
+                f"{session.address} has not answered for "
+                f"{max(session.connect_timeout, session.answer_timeout):g} s while the request was "
+                "open; perhaps a proxy in between keeps its body back"
             ) from error
         except LockRefused:
             raise  # the answer ends by itself
