@@ -430,6 +430,15 @@ def test_the_process_answers_each_line_and_ends_with_its_input(server: socket.so
 
 
 def test_the_process_ends_quietly_on_an_interrupt() -> None:
+    # Shells let what they start in the background ignore it, and so would its children.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        _interrupt_a_process()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupt_a_process() -> None:
     with spawn("--target", f"{HOST}:1") as process:
         assert process.stdout is not None
         process.stdout.readline()
