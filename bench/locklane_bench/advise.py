@@ -15,13 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from locklane_bench.model import Prediction, predict
-from locklane_bench.results import ProxyCheck, Results, read
+from locklane_bench.results import GIT_ANNEX_TRANSPORT, ProxyCheck, Results, read
 
 REFERENCE = Path(__file__).parents[2] / "reports" / "reference"
 """The report that comes with the repository; an installed package has none."""
-
-GIT_ANNEX = "longpoll"
-"""What git-annex's own client speaks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +82,8 @@ def advice_from(
         notes.append(f"Measured: {', '.join(measured)}. The others are predictions of the model.")
     else:
         notes.append("None of this was measured: all are predictions of the model.")
-    if any(each.transport != GIT_ANNEX for each in ranking):
-        notes.append(f"git-annex's own client speaks {GIT_ANNEX} only.")
+    if any(each.transport != GIT_ANNEX_TRANSPORT for each in ranking):
+        notes.append(f"git-annex's own client speaks {GIT_ANNEX_TRANSPORT} only.")
     ties = list(_ties(ranking))
     for *others, last in ties:
         notes.append(f"{', '.join(others)} and {last} tie: their ranges overlap.")

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from statistics import median
 
-from locklane_bench.report.summary import pace_of
 from locklane_bench.results import Condition, Results, Run
 
 
@@ -209,9 +208,7 @@ def _verdict(one: list[Run], two: list[Run], rate: bool) -> int | None:
 def _goodness(runs: list[Run], rate: bool) -> dict[int, float]:
     """By round, what is greater where a transport is faster, as the report has it."""
     return {
-        run.round: pace_of(run, by_latency=rate)
-        for run in runs
-        if run.gives_times and run.latency_ms
+        run.round: run.pace(by_latency=rate) for run in runs if run.gives_times and run.latency_ms
     }
 
 

@@ -55,15 +55,14 @@ class Extras:
         self._preset = settings.preset
         self._transports = [name for name in settings.transports if name != HTTP2_TRANSPORT]
         self._drops: list[Step] = []
+        whole = settings.preset is not None
         if stage.drops is not None:
-            whole = settings.preset is not None
             rounds = settings.rounds if settings.preset == "full" else 1
             self._drops = stage.drops.steps(rounds, JOBS if whole else JOBS[:1])
         self._holds = settings.idle_holds
         wanted = {name for grid in settings.grids for name in grid.proxies if name}
-        whole = settings.preset is not None
         self._proxies = [each for each in PROXIES.values() if whole or each.name in wanted]
-        self._ports = settings.preset is not None and settings.url is None
+        self._ports = whole
 
     @property
     def steps(self) -> int:

@@ -5,12 +5,9 @@ from __future__ import annotations
 
 import json
 import time
-import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from prometheus_client.parser import text_string_to_metric_families
 
 from locklane_bench import procfs
 from locklane_bench.children import Child, ChildError, ServerChild, python
@@ -154,16 +151,11 @@ def _resting(*pids: int) -> list[_Figures]:
 
 def _live(server: ServerChild) -> int:
     """Locks that the server says are live."""
-    if server.metrics is None:
-        raise ChildError("the server has no metrics, and does not tell which locks are live")
-    with urllib.request.urlopen(server.metrics, timeout=10) as answer:
-        families = text_string_to_metric_families(answer.read().decode("utf-8"))
-        return sum(
-            int(sample.value)
-            for family in families
-            for sample in family.samples
-            if sample.name == "locklane_locks" and sample.labels["state"] == "live"
-        )
+    return sum(
+        int(value)
+        for name, value in server.figures().items()
+        if name.startswith("locklane_locks{") and 'state="live"' in name
+    )
 
 
 def _until(condition: Callable[[], bool]) -> None:

@@ -17,6 +17,9 @@ from typing import Any, Literal, TextIO
 FORMAT = 2
 """Version of ``results.json``; a reader refuses one that it does not know."""
 
+GIT_ANNEX_TRANSPORT = "longpoll"
+"""What git-annex's own client speaks."""
+
 Via = Literal["direct", "relay"]
 """``direct``: the client spoke to the server, or to the proxy before it. ``relay``: through the
 counting relay, which gives the bytes and a count of connections by a third party, and makes the
@@ -153,6 +156,15 @@ class Run:
     @property
     def drops_per_s(self) -> float:
         return self.files / self.wall_s
+
+    def pace(self, *, by_latency: bool) -> float:
+        """What decides who is the faster, more being better: drops per second. Over a distance the
+        inverse of the p50: few files are dropped there, and the opening of connections would weigh
+        too much. Where the load is a rate (``by_latency``), which sets those, the inverse of the
+        p99."""
+        if by_latency or self.condition.rtt_ms:
+            return 1 / max(self.percentile_ms(99 if by_latency else 50), 1e-6)
+        return self.drops_per_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from .errors import AccessDenied, LocklaneError
+from .errors import LocklaneError
 from .session import Lost, Session
-from .wire import parse_status
+from .wire import LockStatus, parse_status
 
 CHECK_SECONDS = (2.0, 2.0, 4.0)
 """How long a hold lasts before the server is asked whether it arrived, and then asked again: it may
@@ -76,19 +76,21 @@ class HoldWatch:
 
     async def _ask(self) -> None:
         session = self._session
+        said: LockStatus | None = None
+        bad_moment = False
         try:
             status, body = await self._ask_server()
-            said = parse_status(body) if status == 200 else None
-        except AccessDenied:
-            said, status = None, 403
+            bad_moment = status >= 500
+            if status == 200:
+                said = parse_status(body)
         except (LocklaneError, TimeoutError):
-            said, status = None, 503
+            bad_moment = True
         except ValueError:
-            said, status = None, 200
-        if said is None and status < 500:
-            session.holds_arrive = True  # it does not say, and there is no use in asking
+            pass  # some other server's answer
+        if bad_moment:
+            self._wait(CHECK_SECONDS[-1])
         elif said is None:
-            self._wait(CHECK_SECONDS[-1])  # a bad moment
+            session.holds_arrive = True  # it does not say, and there is no use in asking
         elif said.locked and said.live:
             session.holds_arrive = True
         elif not said.locked:

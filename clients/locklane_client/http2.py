@@ -95,30 +95,15 @@ class Http2:
 
     async def _open(self) -> Connection:
         session = self._session
-        address, patience = session.address, session.connect_timeout
-        host, port = session.via or (address.host, address.port)
-        secure: dict[str, Any] = {}
-        if address.tls:
-            secure = {"ssl": self._context(), "server_hostname": address.host}
-        try:
-            async with asyncio.timeout(patience):
-                _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: Connection(
-                        str(address), session.keep_interval, self._made, self._connections.discard
-                    ),
-                    host,
-                    port,
-                    **secure,
-                )
-        except TimeoutError as error:
-            raise ServerUnreachable(
-                f"no connection with {address} within {patience:g} s"
-            ) from error
-        except ssl.SSLError as error:
-            raise ServerUnreachable(f"no TLS connection with {address}: {error}") from error
-        except OSError as error:
-            why = error.strerror or error
-            raise ServerUnreachable(f"no connection with {address}: {why}") from error
+        _, connection = await session.connect(
+            lambda: Connection(
+                str(session.address),
+                session.keep_interval,
+                self._made,
+                self._connections.discard,
+            ),
+            self._context() if session.address.tls else None,
+        )
         if connection.error is not None:
             raise connection.error
         return connection

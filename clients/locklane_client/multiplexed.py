@@ -20,7 +20,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from .wire import LockAnswer, bracket, read_lock_answer, unbracket
+from .wire import LockAnswer, bracket, json_object, read_lock_answer, unbracket
 
 REQUEST = "locks"
 """``GET /git-annex/UUID/v4/locks?clientuuid=…`` with an upgrade begins such a conversation."""
@@ -87,12 +87,7 @@ def parse_answer(text: str) -> tuple[int, LockAnswer]:
 
 
 def _message(text: str) -> dict[str, Any]:
-    try:
-        message = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON: {error}") from error
-    if not isinstance(message, dict):
-        raise ValueError("not a JSON object")
+    message = json_object(text)
     number = message.get("id")
     if type(number) is not int or not 0 <= number <= MAX_ID:
         raise ValueError(f'the "id" has to be a whole number from 0 to {MAX_ID}')

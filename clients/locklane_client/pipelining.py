@@ -4,7 +4,6 @@ ones; the answers come in their order (RFC 9112, 9.3.2). The parser is llhttp, o
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -177,27 +176,9 @@ async def connect(
 
     :raises ServerUnreachable: there is none within ``connect_timeout``.
     """
-    address = session.address
-    host, port = session.via or (address.host, address.port)
-    try:
-        async with asyncio.timeout(session.connect_timeout):
-            transport, pipeline = await asyncio.get_running_loop().create_connection(
-                lambda: PipelinedConnection(str(address), when_lost),
-                host,
-                port,
-                ssl=session.tls_context,
-                server_hostname=address.host if address.tls else None,
-            )
-    except TimeoutError as error:
-        raise ServerUnreachable(
-            f"no connection with {address} within {session.connect_timeout:g} s"
-        ) from error
-    except ssl.SSLError as error:
-        raise ServerUnreachable(f"no TLS connection with {address}: {error}") from error
-    except OSError as error:
-        raise ServerUnreachable(
-            f"no connection with {address}: {error.strerror or error}"
-        ) from error
+    transport, pipeline = await session.connect(
+        lambda: PipelinedConnection(str(session.address), when_lost), session.tls_context
+    )
     session.count_connection()
     session.set_patience(transport.get_extra_info("socket"))
     return pipeline

@@ -29,6 +29,7 @@ from .tls import Handshakes, default_context, handshakes
 from .wire import VERSIONS, request_path
 
 T = TypeVar("T")
+P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 Lost = Callable[[str, bool], None]
 """What a hold calls when it is lost: why, and whether the server may still be keeping the content
@@ -161,6 +162,32 @@ class Session:
             (socket.TCP_USER_TIMEOUT, round(1000 * patience)),
         ):
             made.setsockopt(socket.IPPROTO_TCP, option, value)
+
+    async def connect(
+        self, make: Callable[[], P], tls: ssl.SSLContext | None
+    ) -> tuple[asyncio.BaseTransport, P]:
+        """Open a connection with the server past the pool, for a protocol of one's own.
+
+        :param make: makes the protocol.
+        :param tls: the context to speak TLS with; ``None``: plain.
+        :raises ServerUnreachable: there is none within ``connect_timeout``.
+        """
+        address = self.address
+        host, port = self.via or (address.host, address.port)
+        name = address.host if tls is not None else None
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self.connect_timeout):
+                return await loop.create_connection(make, host, port, ssl=tls, server_hostname=name)
+        except TimeoutError as error:
+            raise ServerUnreachable(
+                f"no connection with {address} within {self.connect_timeout:g} s"
+            ) from error
+        except ssl.SSLError as error:
+            raise ServerUnreachable(f"no TLS connection with {address}: {error}") from error
+        except OSError as error:
+            why = error.strerror or error
+            raise ServerUnreachable(f"no connection with {address}: {why}") from error
 
     async def _connection_opened(self, *_: object) -> None:
         self.count_connection()

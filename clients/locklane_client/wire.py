@@ -236,7 +236,7 @@ def parse_lock_answer(body: bytes | str) -> LockAnswer:
 
     :raises ValueError: it is not one; the message says what is wrong with it.
     """
-    return read_lock_answer(_object(body))
+    return read_lock_answer(json_object(body))
 
 
 def read_lock_answer(answer: dict[str, Any]) -> LockAnswer:
@@ -285,7 +285,7 @@ def parse_status(body: bytes | str) -> LockStatus:
 
     :raises ValueError: it is not one; the message says what is wrong with it.
     """
-    answer = _object(body)
+    answer = json_object(body)
     if _boolean(answer, "locked"):
         return LockStatus(True, _boolean(answer, "live"), None)
     reason = answer.get("reason")
@@ -319,7 +319,7 @@ def parse_present(body: bytes | str) -> bool:
 
     :raises ValueError: it is not one; the message says what is wrong with it.
     """
-    return _boolean(_object(body), "present")
+    return _boolean(json_object(body), "present")
 
 
 def parse_outcome(body: bytes | str, member: str) -> Outcome:
@@ -327,7 +327,7 @@ def parse_outcome(body: bytes | str, member: str) -> Outcome:
 
     :raises ValueError: it is not one; the message says what is wrong with it.
     """
-    answer = _object(body)
+    answer = json_object(body)
     done, reason = _boolean(answer, member), answer.get("reason")
     return Outcome(done, _plus_uuids(answer), reason if isinstance(reason, str) else None)
 
@@ -337,7 +337,7 @@ def parse_put_offset(body: bytes | str) -> PutOffset:
 
     :raises ValueError: it is not one; the message says what is wrong with it.
     """
-    answer = _object(body)
+    answer = json_object(body)
     if answer.get("alreadyhave") is True:
         return PutOffset(None, _plus_uuids(answer))
     return PutOffset(_number(answer, "offset"))
@@ -348,7 +348,7 @@ def parse_timestamp(body: bytes | str) -> int:
 
     :raises ValueError: it is not one; the message says what is wrong with it.
     """
-    return _number(_object(body), "timestamp")
+    return _number(json_object(body), "timestamp")
 
 
 def _boolean(answer: dict[str, Any], member: str) -> bool:
@@ -373,7 +373,11 @@ def _plus_uuids(answer: dict[str, Any]) -> tuple[str, ...]:
     return tuple(unbracket(uuid) for uuid in uuids)
 
 
-def _object(body: bytes | str) -> dict[str, Any]:
+def json_object(body: bytes | str) -> dict[str, Any]:
+    """What a message says.
+
+    :raises ValueError: it is not JSON, or no object.
+    """
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -393,7 +397,7 @@ def parse_unlock_request(text: bytes) -> bool:
     """
     if text in (KEEP, UNLOCK):  # as nearly all are spelled
         return text == UNLOCK
-    unlock = _object(text).get("unlock")
+    unlock = json_object(text).get("unlock")
     if not isinstance(unlock, bool):
         raise ValueError('expected {"unlock": true} or {"unlock": false}')
     return unlock

@@ -9,6 +9,7 @@ from locklane_bench.report.knowledge import confirmed, waits_for_unlock
 from locklane_bench.report.matrix import farthest, is_best, views_of
 from locklane_bench.report.proxies import works
 from locklane_bench.report.summary import (
+    BASELINE,
     Figures,
     Line,
     Rank,
@@ -32,9 +33,6 @@ from locklane_bench.report.wording import (
     times_form,
 )
 from locklane_bench.results import Condition, Results
-
-GIT_ANNEX = "longpoll"
-"""What git-annex's own client speaks."""
 
 
 def answer(results: Results, summary: Summary) -> list[str]:
@@ -249,8 +247,8 @@ def _price(
     if surest and not any(confirmed(name) for name in taken) and rank:
         best = surest[0]
         said += f", which {best.transport} does ({middle(best.ms_per_file)} ms per file)"
-    if GIT_ANNEX not in taken:
-        said += f"; git-annex's own client speaks {GIT_ANNEX} only"
+    if BASELINE not in taken:
+        said += f"; git-annex's own client speaks {BASELINE} only"
     return [sentence(said)]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from locklane_bench.ports import DEFAULT_PORTS
+from locklane_bench.ports import DEFAULT_PORTS, exhaustion
+from locklane_bench.procfs import TIME_WAIT_S
 from locklane_bench.report.section import Section, Table, section
 from locklane_bench.report.summary import Summary
 from locklane_bench.report.wording import (
@@ -18,8 +19,6 @@ from locklane_bench.report.wording import (
 )
 from locklane_bench.results import PortUse, Results
 
-TIME_WAIT_SECONDS = 60
-
 
 def ports_section(results: Results, summary: Summary) -> Section | None:
     """Measured with a narrow range, computed for the default one."""
@@ -27,7 +26,7 @@ def ports_section(results: Results, summary: Summary) -> Section | None:
         return None
     return section(
         "Ephemeral ports",
-        f"The end that closes a TCP connection first keeps it in TIME_WAIT for {TIME_WAIT_SECONDS} "
+        f"The end that closes a TCP connection first keeps it in TIME_WAIT for {TIME_WAIT_S:g} "
         "s. If that is the client, its port is taken for so long, and a client that opens a "
         "connection for each file can run out of ports.",
         _said(results.ports),
@@ -94,24 +93,24 @@ def _computed(ports: list[PortUse], summary: Summary) -> Table | None:
         if not each.files:
             continue
         kept = each.client_time_wait / each.files
-        most = DEFAULT_PORTS / (kept * TIME_WAIT_SECONDS) if kept else None
         rate = best_rate(each.transport, summary)
+        ends = exhaustion(kept, rate or 0.0)
+        if_first = exhaustion(each.connections / each.files, 0.0)
         if rate is None:
             taken, until = UNKNOWN, UNKNOWN
         else:
-            taken = whole(rate * kept * TIME_WAIT_SECONDS)
-            until = "never"
-            if most is not None and rate > most:
-                until = f"after {duration(DEFAULT_PORTS / (rate * kept))}"
+            taken = whole(rate * kept * TIME_WAIT_S)
+            after_s = ends.after_s if ends else None
+            until = "never" if after_s is None else f"after {duration(after_s)}"
         rows.append(
             [
                 Cell(each.transport),
                 Cell(exact(kept)),
-                Cell("no bound" if most is None else whole(most)),
+                Cell(whole(ends.above_drops_per_s) if ends else "no bound"),
                 Cell(UNKNOWN if rate is None else number(rate)),
                 Cell(taken),
                 Cell(until),
-                Cell(whole(DEFAULT_PORTS / TIME_WAIT_SECONDS * each.files / each.connections)),
+                Cell(whole(if_first.above_drops_per_s) if if_first else "no bound"),
             ]
         )
     if not rows:
@@ -126,7 +125,7 @@ def _computed(ports: list[PortUse], summary: Summary) -> Table | None:
         [rows],
         [
             "Computed, not measured: ports kept = files per second × TIME_WAIT sockets per file × "
-            f"{TIME_WAIT_SECONDS} s. It runs out at the fastest rate that the matrix has. The last "
+            f"{TIME_WAIT_S:g} s. It runs out at the fastest rate that the matrix has. The last "
             "column is for clients, proxies or crashes that close every connection before the "
             "server does."
         ],

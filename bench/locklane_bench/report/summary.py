@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import TypeVar
 
-from locklane_bench.results import Condition, Part, Results, Run
+from locklane_bench.results import GIT_ANNEX_TRANSPORT, Condition, Part, Results, Run
 
 T = TypeVar("T")
 
 BARE = "bare"
 EXTERNAL = "external"
-BASELINE = "longpoll"
+BASELINE = GIT_ANNEX_TRANSPORT
 """What git-annex speaks: the other transports are compared with it, where it was measured."""
 
 
@@ -81,9 +81,7 @@ class Figures:
     p50s: dict[int, float]
     """The p50 of the latency in ms by round."""
     pace: dict[int, float]
-    """By round, what decides who is the faster, more being better: drops per second. Over a
-    distance the inverse of the p50: few files are dropped there, and the opening of connections
-    would weigh too much. Where the load is a rate, which sets those, the inverse of the p99."""
+    """:meth:`Run.pace` by round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,15 +263,8 @@ def figures_of(runs: list[Run], *, failures: int = 0, by_latency: bool = False) 
         bytes_down=spread(relay.bytes_down / run.files for run, relay in relayed),
         rates=_by_round(timed, lambda run: run.drops_per_s),
         p50s=_by_round(timed, lambda run: run.percentile_ms(50)),
-        pace=_by_round(timed, lambda run: pace_of(run, by_latency=by_latency)),
+        pace=_by_round(timed, lambda run: run.pace(by_latency=by_latency)),
     )
-
-
-def pace_of(run: Run, *, by_latency: bool) -> float:
-    """What decides who is the faster, as :attr:`Figures.pace` has it."""
-    if by_latency or run.condition.rtt_ms:
-        return 1 / max(run.percentile_ms(99 if by_latency else 50), 1e-6)
-    return run.drops_per_s
 
 
 def _by_round(runs: list[Run], value: Callable[[Run], float]) -> dict[int, float]:
