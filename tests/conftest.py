@@ -4,6 +4,7 @@ own, a clock that can be set forward, and a client for every transport there is.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
 import socket
@@ -37,6 +38,7 @@ import locklane_server.transports
 from locklane_client import Client, Key
 from locklane_client.address import Address
 from locklane_client.wire import request_path
+from locklane_server.access import WIDE_OPEN, Access
 from locklane_server.clock import boottime
 from locklane_server.locks import DEFAULT_LIMIT
 from locklane_server.served import ServedRepository
@@ -221,6 +223,8 @@ class Serve(Protocol):
         limit: int = DEFAULT_LIMIT,
         clock: FakeClock | None = None,
         jobs: int = DEFAULT_JOBS,
+        access: Access = WIDE_OPEN,
+        **options: Any,
     ) -> Any: ...
 
 
@@ -236,13 +240,18 @@ def serve(store: Path, clock: FakeClock) -> Serve:
         limit: int = DEFAULT_LIMIT,
         clock: FakeClock | None = None,
         jobs: int = DEFAULT_JOBS,
+        access: Access = WIDE_OPEN,
+        **options: Any,
     ) -> AsyncIterator[There]:
         now = clock or default
         workers = Workers(jobs)
         served = ServedRepository(open_repository(store, workers, now), limit=limit, clock=now)
-        offered = {} if transports is None else {"transports": transports}
+        if transports is not None:
+            options["transports"] = transports
         try:
-            async with Server([served], port=0, **offered) as server:
+            async with Server(
+                [served], access=access, port=0, workers=workers, **options
+            ) as server:
                 yield There(server, served, now, store, workers)
         finally:
             workers.close()
@@ -359,9 +368,16 @@ class Process:
 class ServerProcess(Process):
     """The real ``locklane serve``, ready to be asked."""
 
-    def __init__(self, store: Path, *options: str) -> None:
+    def __init__(
+        self,
+        store: Path,
+        *options: str,
+        access: tuple[str, ...] = ("--wideopen",),
+        env: dict[str, str] | None = None,
+    ) -> None:
         where = "--directory" if kind_of(store) == "annex" else "--store"
-        super().__init__(LOCKLANE, "serve", where, store, "--wideopen", "--port", "0", *options)
+        command = (LOCKLANE, "serve", where, store, *access, "--port", "0", *options)
+        super().__init__(*command, env=None if env is None else {**os.environ, **env})
         try:
             self.url = self.line(r"serving (annex\+https?://\S+)\n")[1]
         except BaseException:
@@ -374,8 +390,8 @@ def server_process(store: Path) -> Iterator[Callable[..., ServerProcess]]:
     """Starts ``locklane serve`` over the store; what still runs at the end is killed."""
     started: list[ServerProcess] = []
 
-    def start(*options: str) -> ServerProcess:
-        process = ServerProcess(store, *options)
+    def start(*options: str, **more: Any) -> ServerProcess:
+        process = ServerProcess(store, *options, **more)
         started.append(process)
         return process
 

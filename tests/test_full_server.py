@@ -12,6 +12,7 @@ import pytest
 from conftest import BOUND, FakeClock, MakeClient, There, eventually, post, remove
 
 from locklane_client import Key, ServerUnreachable
+from locklane_server.access import WIDE_OPEN
 from locklane_server.repository.directory import DirectoryRepository
 from locklane_server.served import ServedRepository
 from locklane_server.server import Server
@@ -24,7 +25,7 @@ FULL = "the server has 3 connections, as many as it may"
 async def small_server(store: Path, clock: FakeClock) -> AsyncIterator[There]:
     """With room for three connections."""
     served = ServedRepository(DirectoryRepository.open(store, Workers(), clock=clock), clock=clock)
-    async with Server([served], port=0, connections=3) as server:
+    async with Server([served], access=WIDE_OPEN, port=0, connections=3) as server:
         yield There(server, served, clock, store)
 
 
@@ -127,7 +128,7 @@ async def test_connections_beyond_the_bound_disturb_nobody_within_it_and_are_cut
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """They ask nothing, so they cannot be told; the holder's requests are answered all the same."""
-    monkeypatch.setattr("locklane_server.server.EXCESS_SECONDS", 0.2)
+    monkeypatch.setattr("locklane_server.connections.EXCESS_SECONDS", 0.2)
     async with small_server(store, clock) as there, client(there.url) as holder:
         async with holder.lock(key):
             await eventually(lambda: there.live == 1)

@@ -104,17 +104,18 @@ if reason is not None:
     print(json.dumps({"skip": reason}))
     sys.exit()
 
-import locklane_server.server
+import locklane_server.listening
 import locklane_server.websockets
 from conftest import There, FakeClock, eventually
 from locklane_client import Client, Key, LockLost
 from locklane_client.loop import run
+from locklane_server.access import WIDE_OPEN
 from locklane_server.repository.directory import DirectoryRepository
 from locklane_server.served import ServedRepository
 from locklane_server.server import Server
 from locklane_server.workers import Workers
 
-locklane_server.server._KEEPALIVE = (
+locklane_server.listening._KEEPALIVE = (
     (socket.TCP_KEEPIDLE, 1), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEEPCNT, 3),
 )
 locklane_server.websockets.HEARTBEAT_SECONDS = 1.0
@@ -129,7 +130,7 @@ async def main():
     clock, said = FakeClock(), {}
     repository = DirectoryRepository.open(Path(store), Workers(), clock=clock)
     served = ServedRepository(repository, clock=clock)
-    async with Server([served], port=0) as server:
+    async with Server([served], access=WIDE_OPEN, port=0) as server:
         there = There(server, served, clock, Path(store))
         client = Client(there.url, transport=transport, keep_interval=1,
                         connect_timeout=2, answer_timeout=5)

@@ -16,6 +16,7 @@ from kinds import CONTENTS, copy_annex, git, key_of, make_directory, open_reposi
 
 from locklane_client import Client, LockLost
 from locklane_server import repositories
+from locklane_server.access import WIDE_OPEN
 from locklane_server.repositories import Repositories
 from locklane_server.repository.annex.discovery import AnnexDiscovery
 from locklane_server.served import ServedRepository
@@ -51,7 +52,7 @@ def top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @asynccontextmanager
 async def serving(found: Watched) -> AsyncIterator[Server]:
-    async with Server([], discovery=found, port=0) as server:
+    async with Server([], access=WIDE_OPEN, discovery=found, port=0) as server:
         yield server
 
 

@@ -7,6 +7,7 @@ client; the one here suits those that nearly all are, which keep a connection of
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from email.utils import formatdate
 from functools import lru_cache
 
@@ -47,8 +48,14 @@ class _Ready(web.StreamResponse):
         """It is written."""
 
 
-def json_answer(http: web.BaseRequest, body: bytes) -> web.StreamResponse:
-    """The answer to a request that was understood: 200, and JSON."""
-    if http.version == HttpVersion11 and http.keep_alive and http.method != hdrs.METH_HEAD:
+def json_answer(
+    http: web.BaseRequest, body: bytes, headers: Mapping[str, str]
+) -> web.StreamResponse:
+    """The answer to a request that was understood: 200, and JSON.
+
+    :param headers: to be sent besides.
+    """
+    plain = not headers and http.method != hdrs.METH_HEAD
+    if plain and http.version == HttpVersion11 and http.keep_alive:
         return _Ready(body)
-    return web.Response(body=body, headers={hdrs.CONTENT_TYPE: wire.JSON_TYPE})
+    return web.Response(body=body, headers={hdrs.CONTENT_TYPE: wire.JSON_TYPE, **headers})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import os
+import re
 import signal
 import socket
 import ssl
@@ -21,13 +22,17 @@ from locklane_client.loop import run, use_all_descriptors
 from locklane_client.options import Names
 from locklane_client.wire import DEFAULT_PORT, bracket
 from locklane_server import descriptors, metrics
-from locklane_server.locks import DEFAULT_LIMIT
+from locklane_server.access import PASSWORD, PERMISSIONS, Access, Level
+from locklane_server.listening import ListenError, tls_context
+from locklane_server.locks import CLIENTS_SHARE, DEFAULT_LIMIT, Allowance
+from locklane_server.log import LEVELS, Log
+from locklane_server.records import Records
 from locklane_server.repository import RepositoryError
 from locklane_server.repository.annex.discovery import AnnexDiscovery
 from locklane_server.repository.annex.repository import AnnexRepository
 from locklane_server.repository.directory import DirectoryRepository
 from locklane_server.served import ServedRepository
-from locklane_server.server import ListenError, Server, tls_context
+from locklane_server.server import GRACE_SECONDS, Server
 from locklane_server.transports import TRANSPORTS
 from locklane_server.workers import DEFAULT_JOBS, Workers
 
@@ -39,6 +44,31 @@ def _address(_: click.Context, __: click.Parameter, value: str | None) -> tuple[
         return split_host_port(value)
     except ValueError as error:
         raise click.BadParameter("write HOST:PORT, for example 127.0.0.1:9418") from error
+
+
+def _mode(_: click.Context, __: click.Parameter, value: str) -> int:
+    try:
+        mode = int(value, 8)
+    except ValueError:
+        mode = -1
+    if not 0 <= mode <= 0o777:
+        raise click.BadParameter("write it in octal, for example 660")
+    return mode
+
+
+def _origins(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if not re.fullmatch(r"https?://[^/\s]+", value):
+            raise click.BadParameter("write it as browsers do, for example https://example.org")
+    return values
+
+
+def _jobs(_: click.Context, __: click.Parameter, value: str) -> int:
+    if value == "cpus":
+        return len(os.sched_getaffinity(0))
+    if value.isascii() and value.isdigit() and int(value) >= 1:
+        return int(value)
+    raise click.BadParameter("write a number from 1, or cpus for as many as there are")
 
 
 def _uuid(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
@@ -65,9 +95,13 @@ Examples:
     locklane serve --store ./store --wideopen --transports longpoll
   The directory of a git-annex special remote, under that remote's UUID:
     locklane serve --store /mnt/disk/annex --uuid UUID --wideopen
-  Over TLS, with a certificate that its clients trust:
-    locklane serve --wideopen --bind 0.0.0.0 \\
+  Over TLS; everybody may read and lock, and alice may do everything:
+    GIT_ANNEX_P2PHTTP_PASSWORD_alice=secret \\
+    locklane serve --unauth-readonly --authenv --bind 0.0.0.0 \\
         --certfile annex.example.org.pem --privatekeyfile annex.example.org.key
+  Behind a proxy on this machine that speaks TLS, for users only:
+    GIT_ANNEX_P2PHTTP_PASSWORD_alice=secret \\
+    locklane serve --authenv-http --socket /run/locklane/socket --socket-mode 660
   How git-annex is told of it: see README, "Serve".
 """,
 )
@@ -98,7 +132,46 @@ Examples:
     "it has to be that remote's. [default: a random one, if the store is empty]",
 )
 @click.option(
-    "--wideopen", is_flag=True, help="Let everybody who can reach the port read, lock and remove."
+    "--wideopen",
+    is_flag=True,
+    help="Everybody who can reach the port may read, write, lock and remove.",
+)
+@click.option(
+    "--unauth-readonly",
+    is_flag=True,
+    help="Everybody may read, and lock, which keeps content from being removed for as long.",
+)
+@click.option(
+    "--unauth-appendonly",
+    is_flag=True,
+    help="Everybody may read, lock and write, and not remove.",
+)
+@click.option(
+    "--unauth-nolocking",
+    is_flag=True,
+    help="With --unauth-readonly or --unauth-appendonly: only users may lock. Others can then drop "
+    "their own copies only by the looks of what is here.",
+)
+@click.option(
+    "--authenv",
+    is_flag=True,
+    help="Users have the passwords of GIT_ANNEX_P2PHTTP_PASSWORD_alice and so on in the "
+    "environment, and may do everything, or as much as GIT_ANNEX_P2PHTTP_PERMISSIONS_alice says: "
+    "readonly or appendonly. Needs --certfile.",
+)
+@click.option(
+    "--authenv-http",
+    is_flag=True,
+    help="The same without TLS, for a proxy that speaks it: passwords are sent as they are.",
+)
+@click.option(
+    "--allow-origin",
+    "origins",
+    multiple=True,
+    callback=_origins,
+    metavar="ORIGIN",
+    help="Let pages of this site use the server in their visitors' browsers; those of others are "
+    "refused. Can be given several times.",
 )
 @click.option(
     "--transports",
@@ -115,6 +188,27 @@ Examples:
     default=DEFAULT_PORT,
     show_default=True,
     help="Port to listen on; 0 takes a free one.",
+)
+@click.option(
+    "--socket",
+    "socket_path",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Listen on this unix socket, and on no port.",
+)
+@click.option(
+    "--socket-mode",
+    default="600",
+    show_default=True,
+    callback=_mode,
+    metavar="MODE",
+    help="Who may use it, in octal.",
+)
+@click.option(
+    "--trust-forwarded",
+    is_flag=True,
+    help="Take clients' addresses from X-Forwarded-For, and requests' ids from X-Request-Id: right "
+    "behind a proxy that sets them, and nowhere else.",
 )
 @click.option(
     "--certfile",
@@ -140,10 +234,10 @@ Examples:
 @click.option(
     "--jobs",
     "-J",
-    type=click.IntRange(1),
-    default=DEFAULT_JOBS,
+    callback=_jobs,
+    default=str(DEFAULT_JOBS),
     show_default=True,
-    metavar="N",
+    metavar="N|cpus",
     help="Worker threads: how many files are read, written, hashed or locked at the same time.",
 )
 @click.option(
@@ -152,28 +246,64 @@ Examples:
     default=DEFAULT_LIMIT,
     show_default=True,
     metavar="N",
-    help="Locks that may be held at once in each repository.",
+    help="Locks that may be held at once, in all.",
+)
+@click.option(
+    "--lockedfiles-per-client",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Of these, how many one user may hold, or one address. [default: "
+    f"{CLIENTS_SHARE:.0%} of --lockedfiles]",
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(0),
+    default=GRACE_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long transfers may take to end when the server is stopped; a second signal stops it "
+    "at once.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(LEVELS),
+    default="info",
+    show_default=True,
+    help="What is written to the standard error: info has a line for each request.",
 )
 @click.option(
     "--metrics",
     "metrics_address",
     callback=_address,
     metavar="HOST:PORT",
-    help="Serve Prometheus metrics at http://HOST:PORT/metrics. [default: off]",
+    help="Serve Prometheus metrics at http://HOST:PORT/metrics, and at /health how each repository "
+    "is. [default: off]",
 )
 def serve(
     directories: tuple[Path, ...],
     store: Path | None,
     store_uuid: str | None,
     wideopen: bool,
+    unauth_readonly: bool,
+    unauth_appendonly: bool,
+    unauth_nolocking: bool,
+    authenv: bool,
+    authenv_http: bool,
+    origins: tuple[str, ...],
     transports: list[str],
     bind: str,
     port: int,
+    socket_path: Path | None,
+    socket_mode: int,
+    trust_forwarded: bool,
     certfile: Path | None,
     privatekeyfile: Path | None,
     chainfiles: tuple[Path, ...],
     jobs: int,
     lockedfiles: int,
+    lockedfiles_per_client: int | None,
+    grace: float,
+    log_level: str,
     metrics_address: tuple[str, int] | None,
 ) -> None:
     """Serve git-annex repositories over the HTTP API, in the place of "git annex p2phttp".
@@ -182,59 +312,111 @@ def serve(
     in the repositories meanwhile. Locks survive the server: until their ten minutes are over, their
     content cannot be removed.
     """
-    if not wideopen:
+    levels = {
+        "--wideopen": (wideopen, Level.FULL),
+        "--unauth-appendonly": (unauth_appendonly, Level.APPEND_ONLY),
+        "--unauth-readonly": (unauth_readonly, Level.READ_ONLY),
+    }
+    access = _access(
+        {name: level for name, (chosen, level) in levels.items() if chosen},
+        locks=not unauth_nolocking,
+        users=authenv or authenv_http,
+    )
+    tls = _tls(certfile, privatekeyfile, chainfiles)
+    if authenv and tls is None:
         raise click.UsageError(
-            "who may use the server? --wideopen lets everybody who can reach its port read, write, "
-            "lock and remove; it is the only answer that this version knows, so keep the port "
-            "private."
+            "--authenv needs TLS (--certfile and --privatekeyfile), or passwords could be read on "
+            "their way; behind a proxy that speaks TLS, give --authenv-http"
         )
+    if authenv_http and not authenv and tls is not None:
+        raise click.UsageError("this server speaks TLS: give --authenv in place of --authenv-http")
     if store is not None and directories:
         raise click.UsageError("--store and --directory do not go together; start two servers")
     if store_uuid is not None and store is None:
         raise click.UsageError("--uuid is for --store; a git-annex repository has one")
-    tls = _tls(certfile, privatekeyfile, chainfiles)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     use_all_descriptors()
     workers = Workers(jobs)
+    allowance = Allowance(lockedfiles, lockedfiles_per_client)
     repositories = []
     discovery = None
     # Of a git-annex repository each locked key takes one, and each connection up to three.
     quarter = max(1, descriptors.spare() // 4)
     for_locks = descriptors.Descriptors(quarter)
+    with Log(sys.stderr, log_level) as log:
+        try:
+            if directories:
+                discovery = AnnexDiscovery(
+                    directories, workers, descriptors=for_locks, allowance=allowance
+                )
+            elif store is not None:
+                opened = DirectoryRepository.open(store, workers, uuid=store_uuid)
+                repositories.append(ServedRepository(opened, allowance=allowance))
+            else:
+                here = AnnexRepository.open(Path.cwd(), workers, descriptors=for_locks)
+                repositories.append(ServedRepository(here, allowance=allowance))
+        except RepositoryError as error:
+            elsewhere = ""
+            if "not a git repository" in str(error):
+                elsewhere = "; go into one, or give --directory, or --store for a store"
+            raise click.ClickException(f"{error}{elsewhere}") from error
+        server = Server(
+            repositories,
+            access=access,
+            discovery=discovery,
+            transports=transports,
+            host=bind,
+            port=port,
+            socket=None if socket_path is None else (socket_path, socket_mode),
+            tls=tls,
+            connections=quarter if store is None else None,
+            records=Records(
+                log.request if log.takes_requests else None, trust_forwarded=trust_forwarded
+            ),
+            origins=origins,
+            workers=workers,
+            grace=grace,
+        )
+        try:
+            run(_serve(server, metrics_address))
+        except ListenError as error:
+            where = f"{bind} port {port}" if socket_path is None else str(socket_path)
+            instead = "--bind or --port" if socket_path is None else "--socket"
+            raise click.ClickException(
+                f"cannot listen on {where}: {error.strerror}; choose another with {instead}"
+            ) from error
+        except RepositoryError as error:
+            raise click.ClickException(str(error)) from error
+
+
+def _access(anonymous: dict[str, Level], *, locks: bool, users: bool) -> Access:
+    """Who may do what, as the options say; the users are taken out of the environment, where
+    programs that the server starts would find their passwords."""
+    if not anonymous and not users:
+        raise click.UsageError(
+            "who may use the server? Choose --wideopen (everybody who can reach its port may "
+            "read, write, lock and remove), --unauth-appendonly or --unauth-readonly (everybody "
+            "may do a part of that), --authenv (users with passwords, over TLS; see --help), or "
+            "one of the two in the middle together with the last."
+        )
+    if len(anonymous) > 1:
+        raise click.UsageError(f"{' and '.join(anonymous)} do not go together")
+    level = next(iter(anonymous.values()), None)
+    if not locks and level in (None, Level.FULL):
+        raise click.UsageError(
+            "--unauth-nolocking is for --unauth-readonly and --unauth-appendonly"
+        )
+    access = Access(level, anonymous_locks=locks)
+    environment = {
+        variable: os.environb.pop(variable)
+        for variable in tuple(os.environb)
+        if variable.startswith((PASSWORD, PERMISSIONS))
+    }
+    if not users:
+        return access
     try:
-        if directories:
-            discovery = AnnexDiscovery(
-                directories, workers, descriptors=for_locks, limit=lockedfiles
-            )
-        elif store is not None:
-            opened = DirectoryRepository.open(store, workers, uuid=store_uuid)
-            repositories.append(ServedRepository(opened, limit=lockedfiles))
-        else:
-            here = AnnexRepository.open(Path.cwd(), workers, descriptors=for_locks)
-            repositories.append(ServedRepository(here, limit=lockedfiles))
-    except RepositoryError as error:
-        elsewhere = ""
-        if "not a git repository" in str(error):
-            elsewhere = "; go into one, or name others with --directory, or a store with --store"
-        raise click.ClickException(f"{error}{elsewhere}") from error
-    server = Server(
-        repositories,
-        discovery=discovery,
-        transports=transports,
-        host=bind,
-        port=port,
-        tls=tls,
-        connections=quarter if store is None else None,
-    )
-    try:
-        run(_serve(server, metrics_address))
-    except ListenError as error:
-        raise click.ClickException(
-            f"cannot listen on {bind} port {port}: {error.strerror}; choose another with "
-            "--bind or --port"
-        ) from error
-    except RepositoryError as error:
-        raise click.ClickException(str(error)) from error
+        return access.with_users(environment)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _tls(
@@ -260,9 +442,15 @@ def _tls(
 
 async def _serve(server: Server, metrics_address: tuple[str, int] | None) -> None:
     stop = asyncio.Event()
+
+    def interrupted() -> None:
+        if stop.is_set():
+            server.hurry()
+        stop.set()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, interrupted)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(server)
         if metrics_address is not None:
@@ -278,12 +466,18 @@ async def _serve(server: Server, metrics_address: tuple[str, int] | None) -> Non
                 ) from error
             host, port = runner.addresses[0][:2]
             click.echo(f"metrics at http://{join_host_port(host, port)}/metrics")
-        host = socket.gethostname() if server.host in ("0.0.0.0", "::") else server.host
-        scheme = "annex+http" if server.tls is None else "annex+https"
-        base = f"{scheme}://{join_host_port(host, server.port)}/git-annex/"
+        base = _base(server)
         for served in server.repositories:
             click.echo(f"serving {base}{bracket(served.uuid)}")
         if not len(server.repositories):
             click.echo(f"serving {base} (no repository yet)")
         sys.stdout.flush()
         await stop.wait()
+
+
+def _base(server: Server) -> str:
+    if server.socket is not None:
+        return f"{server.socket[0]}: /git-annex/"
+    host = socket.gethostname() if server.host in ("0.0.0.0", "::") else server.host
+    scheme = "annex+http" if server.tls is None else "annex+https"
+    return f"{scheme}://{join_host_port(host, server.port)}/git-annex/"

@@ -35,13 +35,25 @@ from dataclasses import dataclass
 from locklane_client.wire import RETENTION
 
 DEFAULT_LIMIT = 100_000
-"""Locks on all keys of one repository together, unless told otherwise."""
+"""Locks that a server holds at once, unless told otherwise."""
+
+CLIENTS_SHARE = 0.5
+"""Of these, what one client may hold, unless told otherwise: there is always room for another."""
+
+MAX_HOLDS = 16
+"""Holds of one lock that may be open at once. A client has one, and a second while it moves to
+another connection."""
 
 
 class Refusal(enum.Enum):
     """Why a lock or a removal is refused; the value is the sentence for a person."""
 
     LIMIT = "the server holds as many locks as it may; try again later, or raise --lockedfiles"
+    CLIENT_LIMIT = (
+        "the server holds as many locks for this client as for one it may; try again later, or "
+        "raise --lockedfiles-per-client"
+    )
+    HOLDS = "as many requests keep this lock already as may; it stays until its time"
     DESCRIPTORS = (
         "the server has as many files open for locks as it may; try again later, or raise its "
         "limit of descriptors (ulimit -n)"
@@ -67,6 +79,10 @@ class Lock:
     """When it was first locked, in seconds of the clock passed in."""
     holds: int
     """Holds now open: LIVE while over 0."""
+    user: str | None = None
+    """Who alone may keep and unlock it; ``None``: whoever knows its id."""
+    account: str = ""
+    """Whom it is counted for: the user, or where that is not known the client's address."""
 
     @property
     def live(self) -> bool:
@@ -92,11 +108,53 @@ class RandomIds:
         return self._store[begin : self._used].hex()
 
 
+class Allowance:
+    """How many locks there may be at once: in all, and for one client. The managers of a server's
+    repositories share one.
+
+    :param total: 1 or more; a further lock is refused with :attr:`Refusal.LIMIT`.
+    :param per_client: 1 or more; with :attr:`Refusal.CLIENT_LIMIT`. Default: half of them.
+    """
+
+    def __init__(self, total: int = DEFAULT_LIMIT, per_client: int | None = None) -> None:
+        if per_client is None:
+            per_client = max(1, int(total * CLIENTS_SHARE))
+        for limit in (total, per_client):
+            if limit < 1:
+                raise ValueError(f"the limit of locks has to be 1 or more, not {limit}")
+        self.total = total
+        self.per_client = per_client
+        self._taken = 0
+        self._of: dict[str, int] = {}
+
+    def refusal(self, account: str) -> Refusal | None:
+        """Why there may not be one more for a client, if there may not."""
+        if self._taken >= self.total:
+            return Refusal.LIMIT
+        if account and self._of.get(account, 0) >= self.per_client:
+            return Refusal.CLIENT_LIMIT
+        return None
+
+    def take(self, account: str) -> None:
+        """There is one more. ``account``: empty where nobody knows whose it is."""
+        self._taken += 1
+        self._of[account] = self._of.get(account, 0) + 1
+
+    def give_back(self, account: str) -> None:
+        """There is one less."""
+        self._taken -= 1
+        left = self._of[account] - 1
+        if left:
+            self._of[account] = left
+        else:
+            del self._of[account]
+
+
 class LockManager:
     """The locks and removals of one repository.
 
-    :param limit: locks at once, 1 or more; a further one is refused with
-        :attr:`Refusal.LIMIT`.
+    :param limit: locks at once, 1 or more, where no ``allowance`` is given.
+    :param allowance: shared with other repositories.
     :param retention: seconds that a lock outlives its hold, from when it was first locked.
     :param new_id: gives ids; each has to be new. Default: random ones.
     """
@@ -105,12 +163,11 @@ class LockManager:
         self,
         *,
         limit: int = DEFAULT_LIMIT,
+        allowance: Allowance | None = None,
         retention: float = RETENTION,
         new_id: Callable[[], str] | None = None,
     ) -> None:
-        if limit < 1:
-            raise ValueError(f"the limit of locks has to be 1 or more, not {limit}")
-        self.limit = limit
+        self._allowance = allowance or Allowance(limit, limit)
         self.retention = retention
         self._new_id = new_id or RandomIds()
         self._locks: dict[str, Lock] = {}
@@ -124,9 +181,20 @@ class LockManager:
     # -- locks -------------------------------------------------------------------------------------
 
     def lock(
-        self, key: str, owner: str, transport: str, now: float, *, live: bool
+        self,
+        key: str,
+        owner: str,
+        transport: str,
+        now: float,
+        *,
+        live: bool,
+        user: str | None = None,
+        account: str = "",
     ) -> Lock | Refusal:
         """Take a lock: RETAINED, or LIVE if the hold begins with it.
+
+        :param user: the only one who may keep and unlock it; ``None``: whoever knows its id.
+        :param account: whom to count it for.
 
         Whether the content is there has to be checked afterwards, while the lock keeps it from
         being removed ("a content lock holds only while the object is there").
@@ -134,9 +202,10 @@ class LockManager:
         self.expire(now)
         if key in self._removing:
             return Refusal.REMOVING
-        if len(self._locks) >= self.limit:
-            return Refusal.LIMIT
-        lock = Lock(self._new_id(), key, owner, transport, now, 1 if live else 0)
+        refusal = self._allowance.refusal(account)
+        if refusal is not None:
+            return refusal
+        lock = Lock(self._new_id(), key, owner, transport, now, 1 if live else 0, user, account)
         self._add(lock)
         return lock
 
@@ -153,19 +222,26 @@ class LockManager:
         self._add(lock)
         return True
 
-    def keep(self, lock_id: str, now: float) -> Lock | Refusal:
+    def keep(self, lock_id: str, now: float, *, user: str | None = None) -> Lock | Refusal:
         """A hold of the lock is open from now on."""
-        self.expire(now)
-        lock = self._locks.get(lock_id)
-        if lock is None:
-            return Refusal.UNKNOWN
+        lock = self.find(lock_id, now, user=user)
+        if isinstance(lock, Refusal):
+            return lock
+        if lock.holds >= MAX_HOLDS:
+            return Refusal.HOLDS
         lock.holds += 1
         return lock
 
-    def find(self, lock_id: str, now: float) -> Lock | Refusal:
-        """The lock of that id, if it has not ended. Nothing changes."""
+    def find(self, lock_id: str, now: float, *, user: str | None = None) -> Lock | Refusal:
+        """The lock of that id, if it has not ended. Nothing changes.
+
+        :param user: who asks; to another than the one who took it, there is no such lock.
+        """
         self.expire(now)
-        return self._locks.get(lock_id) or Refusal.UNKNOWN
+        lock = self._locks.get(lock_id)
+        if lock is None or lock.user not in (None, user):
+            return Refusal.UNKNOWN
+        return lock
 
     def lose(self, lock_id: str, now: float) -> None:
         """A hold ended without an unlock. Back to RETAINED with the last one, or to the end.
@@ -257,6 +333,7 @@ class LockManager:
     def _add(self, lock: Lock) -> None:
         if lock.id in self._locks:
             raise ValueError(f"lock id {lock.id} is in use")
+        self._allowance.take(lock.account)
         self._locks[lock.id] = lock
         self._on_key[lock.key] = self._on_key.get(lock.key, 0) + 1
         if not lock.live:
@@ -274,6 +351,7 @@ class LockManager:
 
     def _end(self, lock: Lock) -> None:
         del self._locks[lock.id]
+        self._allowance.give_back(lock.account)
         left = self._on_key[lock.key] - 1
         if left:
             self._on_key[lock.key] = left

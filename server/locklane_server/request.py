@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple
 
 from aiohttp import hdrs, web
 
 from locklane_client import wire
 from locklane_client.key import Key
+from locklane_server.access import Right
 from locklane_server.answers import json_answer
-from locklane_server.served import ServedRepository
+from locklane_server.crosssite import NO_HEADERS
+from locklane_server.locks import Lock, Refusal
+from locklane_server.records import Record
+from locklane_server.served import Hold, ServedRepository
 
-_NONE: Mapping[str, str] = {}
+_ENDS = frozenset({408, 413})
+"""Statuses that end the connection: what else is on its way there is not wanted."""
 
 
 class ApiError(Exception):
@@ -22,26 +28,38 @@ class ApiError(Exception):
     :param headers: to be sent with it.
     """
 
-    def __init__(self, status: int, sentence: str, headers: Mapping[str, str] = _NONE) -> None:
+    def __init__(self, status: int, sentence: str, headers: Mapping[str, str] = NO_HEADERS) -> None:
         super().__init__(sentence)
         self.status = status
         self.sentence = sentence
         self.headers = headers
 
-    def response(self) -> web.Response:
+    def response(self, request_id: str, headers: Mapping[str, str] = NO_HEADERS) -> web.Response:
+        """The answer.
+
+        :param request_id: finds the request in the log.
+        :param headers: to be sent besides.
+        """
         phrase = " ".join(self.sentence.split()).encode("ascii", "replace").decode("ascii")
-        return web.Response(
+        response = web.Response(
             status=self.status,
             reason=phrase[:200],
-            body=wire.dumps({"error": self.sentence}),
-            headers={hdrs.CONTENT_TYPE: wire.JSON_TYPE, **self.headers},
+            body=wire.dumps({"error": self.sentence, "request": request_id}),
+            headers={hdrs.CONTENT_TYPE: wire.JSON_TYPE, **headers, **self.headers},
         )
+        if self.status in _ENDS:
+            response.force_close()
+        return response
 
 
 class ApiRequest:
-    """One request, understood: which repository, which version, which parameters."""
+    """One request, understood: which repository, which version, which parameters.
 
-    __slots__ = ("_query", "http", "path", "served")
+    :param record: of it, for the log.
+    :param headers: that its answer has to have for a page of another site to read it.
+    """
+
+    __slots__ = ("_query", "headers", "http", "path", "record", "served")
 
     def __init__(
         self,
@@ -49,10 +67,14 @@ class ApiRequest:
         served: ServedRepository,
         path: wire.ApiPath,
         query: dict[str, list[str]],
+        record: Record,
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> None:
         self.http = http
         self.served = served
         self.path = path
+        self.record = record
+        self.headers = headers
         self._query = query
 
     def optional(self, name: str) -> str | None:
@@ -87,13 +109,40 @@ class ApiRequest:
         """
         text = self.required("key") if self.path.key is None else self.path.key
         try:
-            return Key.parse(text)
+            key = Key.parse(text)
         except ValueError as error:
             raise ApiError(400, str(error)) from error
+        self.record.key = key.text
+        return key
 
     @property
     def client_uuid(self) -> str:
-        return self.required("clientuuid")
+        """The client's repository.
+
+        :raises ApiError: 400, it is missing.
+        """
+        uuid = self.record.client = self.required("clientuuid")
+        return uuid
+
+    async def lock(self, key: Key, transport: str, *, live: bool) -> Lock | Refusal:
+        """Take a lock for who asks, see :meth:`~locklane_server.served.ServedRepository.lock`."""
+        record = self.record
+        return await self.served.lock(
+            key,
+            self.client_uuid,
+            transport,
+            live=live,
+            user=record.user,
+            account=record.account,
+        )
+
+    def keep_lock(self) -> Hold | Refusal:
+        """Open a hold on the lock that is asked about."""
+        return self.served.keep(self.required("lockid"), user=self.record.user)
+
+    def find_lock(self) -> Lock | Refusal:
+        """The lock that is asked about."""
+        return self.served.find(self.required("lockid"), user=self.record.user)
 
     def needs_version(self, version: int) -> None:
         """The request came with that version of the protocol.
@@ -106,7 +155,7 @@ class ApiRequest:
     def answer(self, answer: bytes | dict[str, object]) -> web.StreamResponse:
         """What is answered: JSON, or what it is to say."""
         body = answer if isinstance(answer, bytes) else wire.dumps(answer)
-        return json_answer(self.http, body)
+        return json_answer(self.http, body, self.headers)
 
     def with_plus(self, answer: dict[str, object]) -> dict[str, object]:
         """An answer that since version 2 has a list of the other repositories that it is about;
@@ -117,5 +166,19 @@ class ApiRequest:
 
 
 Handler = Callable[[ApiRequest], Awaitable[web.StreamResponse]]
-Requests = Mapping[tuple[str, str], Handler]
+
+
+class Route(NamedTuple):
+    """What answers a request."""
+
+    right: Right
+    """That who asks needs: the class of the request."""
+    handler: Handler
+    holds: bool = False
+    """It lasts as long as a lock is held."""
+    has_body: bool = False
+    """What it asks for is in a body, too."""
+
+
+Requests = Mapping[tuple[str, str], Route]
 """What answers which request, by method and name."""

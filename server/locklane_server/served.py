@@ -16,7 +16,7 @@ import anyio
 
 from locklane_client.key import Key
 from locklane_server.clock import Clock, boottime
-from locklane_server.locks import DEFAULT_LIMIT, Lock, LockManager, Refusal
+from locklane_server.locks import DEFAULT_LIMIT, Allowance, Lock, LockManager, Refusal
 from locklane_server.repository import Repository, RepositoryError
 
 SWEEP_SECONDS = 1.0
@@ -110,6 +110,7 @@ class Hold:
         """It is over without an unlock; does nothing after the one."""
         if not self._over:
             self._leave()
+            self._served.holds_lost[self.lock.transport] += 1
             self._served.manager.lose(self.lock.id, self._served.clock())
 
     def end(self, reason: str, *, retained: bool) -> None:
@@ -122,20 +123,28 @@ class Hold:
 class ServedRepository:
     """One repository with its locks. Use :meth:`restore` first; :meth:`sweep` now and then.
 
-    :param limit: locks at once.
+    :param limit: locks at once, where no ``allowance`` is given.
+    :param allowance: of locks, shared with other repositories.
     :param clock: the server's monotonic clock.
     """
 
     def __init__(
-        self, repository: Repository, *, limit: int = DEFAULT_LIMIT, clock: Clock = boottime
+        self,
+        repository: Repository,
+        *,
+        limit: int = DEFAULT_LIMIT,
+        allowance: Allowance | None = None,
+        clock: Clock = boottime,
     ) -> None:
         self.repository = repository
-        self.manager = LockManager(limit=limit)
+        self.manager = LockManager(limit=limit, allowance=allowance)
         self.clock = clock
         self.locks_taken: Counter[str] = Counter()
         """Locks given out so far, by transport."""
         self.locks_refused: Counter[Refusal] = Counter()
         """Locks refused so far, by reason."""
+        self.holds_lost: Counter[str] = Counter()
+        """Holds that ended without an unlock so far, by transport."""
         self.stopping: str | None = None
         """Why every hold ends, and every new one at once: in a sentence for clients."""
         self.when_stopping: set[Callable[[], None]] = set()
@@ -156,13 +165,24 @@ class ServedRepository:
         if len(self.manager):
             _log.info("%s: locks of an earlier server: %d", self.uuid, len(self.manager))
 
-    async def lock(self, key: Key, owner: str, transport: str, *, live: bool) -> Lock | Refusal:
+    async def lock(
+        self,
+        key: Key,
+        owner: str,
+        transport: str,
+        *,
+        live: bool,
+        user: str | None = None,
+        account: str = "",
+    ) -> Lock | Refusal:
         """Take a lock ("lockcontent"). With ``live``, the caller begins its hold with
         :meth:`begin_hold` before it waits for anything else.
 
         :raises RepositoryError: the disk does not let the promise be made; nothing is locked.
         """
-        lock = self.manager.lock(key.text, owner, transport, self.clock(), live=live)
+        lock = self.manager.lock(
+            key.text, owner, transport, self.clock(), live=live, user=user, account=account
+        )
         if isinstance(lock, Refusal):
             self.locks_refused[lock] += 1
             return lock
@@ -186,14 +206,14 @@ class ServedRepository:
         """The hold of a lock that was taken with ``live``."""
         return Hold(self, lock)
 
-    def keep(self, lock_id: str) -> Hold | Refusal:
+    def keep(self, lock_id: str, *, user: str | None = None) -> Hold | Refusal:
         """Open a hold on a lock that was taken before ("keeplocked")."""
-        lock = self.manager.keep(lock_id, self.clock())
+        lock = self.manager.keep(lock_id, self.clock(), user=user)
         return lock if isinstance(lock, Refusal) else Hold(self, lock)
 
-    def find(self, lock_id: str) -> Lock | Refusal:
-        """A lock that has not ended, by its id."""
-        return self.manager.find(lock_id, self.clock())
+    def find(self, lock_id: str, *, user: str | None = None) -> Lock | Refusal:
+        """A lock that has not ended, by its id, for who may keep it."""
+        return self.manager.find(lock_id, self.clock(), user=user)
 
     async def unlock(self, lock: Lock) -> None:
         """End a lock, and every other hold on it."""

@@ -103,5 +103,6 @@ async def upgrade(request: ApiRequest, max_message: int) -> Conversation:
             f"GET {request.path.request} is a websocket: ask for an upgrade",
             {hdrs.UPGRADE: "websocket", hdrs.CONNECTION: "Upgrade"},
         )
+    request.record.status = 101
     await socket.prepare(request.http)
     return Conversation(socket, request.http)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -63,11 +64,11 @@ class Workers:
         if jobs < 1:
             raise ValueError(f"there has to be 1 worker or more, not {jobs}")
         self.jobs = jobs
-        self.busy = 0
-        """Callers of :meth:`run` that wait for a worker or have one."""
         self._threads = ThreadPoolExecutor(jobs, "worker")
         self._brief_threads = ThreadPoolExecutor(jobs, "brief")
         self._patient_threads = ThreadPoolExecutor(jobs, "patient")
+        self._callers: Counter[ThreadPoolExecutor] = Counter()
+        """Callers of each that wait for a worker or have one."""
         self._waiting: list[_Brief] = []
         self._batches: dict[Future[_Results], float] = {}
         self._timer: asyncio.Handle | None = None
@@ -87,7 +88,7 @@ class Workers:
         return await self._run(self._patient_threads, work, *arguments)
 
     async def _run(self, threads: ThreadPoolExecutor, work: Callable[..., T], *arguments: Any) -> T:
-        self.busy += 1
+        self._callers[threads] += 1
         job = threads.submit(work, *arguments)
         done = asyncio.wrap_future(job)
         try:
@@ -97,7 +98,7 @@ class Workers:
                 await _ended(done)
             raise
         finally:
-            self.busy -= 1
+            self._callers[threads] -= 1
 
     async def run_brief(self, work: Callable[..., T], *arguments: Any) -> T:
         """The same for work that takes microseconds. What comes together is done in one go: to
@@ -112,6 +113,23 @@ class Workers:
         except asyncio.CancelledError:
             await _ended(done)
             raise
+
+    @property
+    def busy(self) -> int:
+        """Callers of :meth:`run` that wait for a worker or have one."""
+        return self._callers.total()
+
+    @property
+    def working(self) -> int:
+        """Workers that have something to do."""
+        having = sum(min(callers, self.jobs) for callers in self._callers.values())
+        return having + len(self._batches)
+
+    @property
+    def waiting(self) -> int:
+        """Pieces of work for which no worker is free."""
+        queued = sum(max(0, callers - self.jobs) for callers in self._callers.values())
+        return queued + len(self._waiting)
 
     @property
     def disk_is_slow(self) -> bool:

@@ -40,7 +40,15 @@ class InvalidContent(RepositoryError):
 
 
 class NoSpace(RepositoryError):
-    """The disk is full, or would be too full for the reserve that is to be kept free."""
+    """The disk is full."""
+
+
+class NotEnoughReserve(RepositoryError):
+    """The disk would be too full for what is to be kept free."""
+
+
+class ReadOnly(RepositoryError):
+    """The file system is mounted read-only."""
 
 
 class Content(Protocol):
@@ -149,6 +157,12 @@ class Repository(Protocol):
     async def unlock_content(self, lock: Lock) -> None:
         """Forget a retention, because the lock has ended. Never fails: what cannot be forgotten
         ends by its time."""
+
+    async def check(self) -> None:
+        """Try whether the repository can be served: content be found, and a byte be written.
+
+        :raises RepositoryError: it cannot; the text says why.
+        """
 
     async def tidy(self) -> None:
         """Do what could wait. Called about once a second, and never fails."""

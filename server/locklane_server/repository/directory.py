@@ -24,9 +24,9 @@ from locklane_client import backends
 from locklane_client.key import Key
 from locklane_server.clock import Clock, boottime
 from locklane_server.locks import Lock, Refusal
-from locklane_server.repository import NoSpace, RepositoryError, TransferInProgress
+from locklane_server.repository import NotEnoughReserve, RepositoryError, TransferInProgress
 from locklane_server.repository.content import ABSENT, FileContent, find, open_content
-from locklane_server.repository.diskerrors import disk_error
+from locklane_server.repository.diskerrors import disk_error, try_disk
 from locklane_server.repository.hashing import hash_directories_lower
 from locklane_server.repository.partial import (
     PartialFile,
@@ -172,7 +172,7 @@ class DirectoryRepository:
         wanted = (offset + length if key.size is None else key.size) - partial_size(path, key)
         free = disk.f_bavail * disk.f_frsize
         if wanted + self._reserve > free:
-            raise NoSpace(
+            raise NotEnoughReserve(
                 f"not enough free space: {wanted + self._reserve - free} bytes more are needed to "
                 f"store {wanted} and keep {self._reserve} free"
             )
@@ -237,6 +237,9 @@ class DirectoryRepository:
 
     async def unlock_content(self, lock: Lock) -> None:
         self._retention.end(lock)
+
+    async def check(self) -> None:
+        await self._workers.run(try_disk, self._top, f"{self._top}/.locklane")
 
     async def tidy(self) -> None:
         try:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
+import tempfile
 
-from locklane_server.repository import NoSpace, RepositoryError
+from locklane_server.repository import NoSpace, ReadOnly, RepositoryError
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -13,4 +15,25 @@ def disk_error(what: str, error: OSError) -> RepositoryError:
     """The repository's error for one of the system's."""
     if error.errno in _NO_SPACE:
         return NoSpace(f"{what}: {error.strerror}; free some space, and try again")
+    if error.errno == errno.EROFS:
+        return ReadOnly(
+            f"{what}: the server's disk is mounted read-only; it has to be made writable there"
+        )
     return RepositoryError(f"{what}: {error.strerror or error}")
+
+
+def try_disk(objects: str, own: str) -> None:
+    """See that what is in one directory can be found, and that another takes a byte. Blocks.
+
+    :raises RepositoryError: one of them does not; the text says why.
+    """
+    try:
+        with os.scandir(objects) as entries:
+            next(entries, None)
+    except OSError as error:
+        raise disk_error("cannot read the content", error) from error
+    try:
+        with tempfile.TemporaryFile(dir=own, buffering=0) as file:
+            file.write(b"\n")
+    except OSError as error:
+        raise disk_error(f"cannot write in {own}", error) from error

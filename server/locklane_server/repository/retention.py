@@ -24,16 +24,19 @@ CREATE TABLE lock (
     owner BLOB NOT NULL,
     transport TEXT NOT NULL,
     locked_at REAL NOT NULL,
-    boot TEXT NOT NULL
+    boot TEXT NOT NULL,
+    user TEXT
 ) WITHOUT ROWID
 """
-_VERSION = 1
+_VERSION = 2
 """Of the schema."""
 
-_ADD = "INSERT INTO lock VALUES (?, ?, ?, ?, ?, ?)"
+_FROM_VERSION_1 = "ALTER TABLE lock ADD COLUMN user TEXT"
+
+_ADD = "INSERT INTO lock VALUES (?, ?, ?, ?, ?, ?, ?)"
 _REMOVE = "DELETE FROM lock WHERE id = ?"
 _ADOPT = "UPDATE lock SET locked_at = ?, boot = ? WHERE boot <> ?"
-_ALL = "SELECT id, key, owner, transport, locked_at FROM lock"
+_ALL = "SELECT id, key, owner, transport, locked_at, user FROM lock"
 
 
 class Retention:
@@ -64,9 +67,12 @@ class Retention:
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = NORMAL")
             (version,) = self._database.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                self._database.execute(_SCHEMA)
+            if version in (0, 1):
+                # Both or neither, whenever this process is killed.
+                self._database.execute("BEGIN IMMEDIATE")
+                self._database.execute(_SCHEMA if version == 0 else _FROM_VERSION_1)
                 self._database.execute(f"PRAGMA user_version = {_VERSION}")
+                self._database.execute("COMMIT")
             elif version != _VERSION:
                 raise sqlite3.DatabaseError(f"written by another version of Locklane ({version})")
         except BaseException:
@@ -85,6 +91,7 @@ class Retention:
             lock.transport,
             lock.locked_at,
             self._boot,
+            lock.user,
         )
         self._write(row)
 
@@ -136,8 +143,10 @@ class Retention:
                 transport,
                 locked_at,
                 holds=0,
+                user=user,
+                account=user or "",
             )
-            for lock_id, key, owner, transport, locked_at in self._database.execute(_ALL)
+            for lock_id, key, owner, transport, locked_at, user in self._database.execute(_ALL)
         ]
 
     def close(self) -> None:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from aiohttp import hdrs, web
 
+from locklane_server.access import Right
 from locklane_server.repository import Content, RepositoryError
-from locklane_server.request import ApiError, ApiRequest, Requests
+from locklane_server.request import ApiError, ApiRequest, Requests, Route
 from locklane_server.sendfile import send_file
 
 SMALL = 64 * 1024
@@ -72,7 +73,7 @@ async def _download(request: ApiRequest) -> web.StreamResponse:
             raise ApiError(404, "the content is not present")
         tag = f'"{content.etag}"'
         if _names(http.headers.get(hdrs.IF_NONE_MATCH), content.etag):
-            return web.Response(status=304, headers={hdrs.ETAG: tag})
+            return web.Response(status=304, headers={hdrs.ETAG: tag, **request.headers})
         part = _part(http, content, offset)
         response = web.StreamResponse(
             status=part.status,
@@ -80,6 +81,7 @@ async def _download(request: ApiRequest) -> web.StreamResponse:
                 hdrs.CONTENT_TYPE: "application/octet-stream",
                 hdrs.ETAG: tag,
                 hdrs.ACCEPT_RANGES: "bytes",
+                **request.headers,
             },
         )
         response.content_length = part.length
@@ -92,7 +94,7 @@ async def _download(request: ApiRequest) -> web.StreamResponse:
         if http.method == hdrs.METH_HEAD:
             await response.prepare(http)
         else:
-            await _send(http, response, content, part)
+            request.record.sent = await _send(http, response, content, part)
         await response.write_eof()
     return response
 
@@ -118,20 +120,26 @@ def _names(condition: str | None, etag: str) -> bool:
 
 async def _send(
     http: web.BaseRequest, response: web.StreamResponse, content: Content, part: _Part
-) -> None:
+) -> int:
     """Send it; the last byte only if the content is still what it was at the first ("content that
-    changes while it is sent": the sender truncates, and never pads)."""
+    changes while it is sent": the sender truncates, and never pads).
+
+    :returns: bytes sent.
+    """
     last = part.begin + part.length - 1
     if part.length <= SMALL:
         body = await content.read(part.begin, part.length)
         if len(body) == part.length and content.unchanged():
             await response.prepare(http)
             await response.write(body)
-            return
+            return part.length
         await response.prepare(http)
-        await response.write(body[: part.length - 1])
+        body = body[: part.length - 1]
+        await response.write(body)
+        sent = part.begin + len(body)
     else:
         await response.prepare(http)
+        sent = part.begin
         try:
             sent = await send_file(http, content, part.begin, last)
             if sent == part.begin:
@@ -142,9 +150,10 @@ async def _send(
             end = b""
         if end and content.unchanged():
             await response.write(end)
-            return
+            return part.length
     # Let the connection's end say so: who waits for the rest on an open one waits for ever.
     response.force_close()
+    return sent - part.begin
 
 
 async def _copy(response: web.StreamResponse, content: Content, begin: int, end: int) -> int:
@@ -158,4 +167,7 @@ async def _copy(response: web.StreamResponse, content: Content, begin: int, end:
     return begin
 
 
-REQUESTS: Requests = {("GET", "key"): _download, ("HEAD", "key"): _download}
+REQUESTS: Requests = {
+    ("GET", "key"): Route(Right.READ, _download),
+    ("HEAD", "key"): Route(Right.READ, _download),
+}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from aiohttp import web
 
 from locklane_client import wire
-from locklane_server.request import ApiRequest, Requests
+from locklane_server.access import Right
+from locklane_server.request import ApiRequest, Requests, Route
 
 _PRESENT, _NOT_PRESENT = (wire.dumps({"present": present}) for present in (True, False))
 
@@ -23,8 +24,8 @@ async def _gettimestamp(request: ApiRequest) -> web.StreamResponse:
 
 
 REQUESTS: Requests = {
-    ("POST", "checkpresent"): _checkpresent,
-    ("GET", "checkpresent"): _checkpresent,
-    ("POST", "gettimestamp"): _gettimestamp,
-    ("GET", "gettimestamp"): _gettimestamp,
+    ("POST", "checkpresent"): Route(Right.READ, _checkpresent),
+    ("GET", "checkpresent"): Route(Right.READ, _checkpresent),
+    ("POST", "gettimestamp"): Route(Right.READ, _gettimestamp),
+    ("GET", "gettimestamp"): Route(Right.READ, _gettimestamp),
 }

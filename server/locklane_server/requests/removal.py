@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from locklane_server.access import Right
 from locklane_server.locks import Refusal
-from locklane_server.request import ApiRequest, Requests
+from locklane_server.request import ApiRequest, Requests, Route
 
 
 async def _remove(request: ApiRequest) -> web.StreamResponse:
@@ -28,6 +29,6 @@ def _removed(request: ApiRequest, refusal: Refusal | None) -> web.StreamResponse
 
 
 REQUESTS: Requests = {
-    ("POST", "remove"): _remove,
-    ("POST", "remove-before"): _remove_before,
+    ("POST", "remove"): Route(Right.REMOVE, _remove),
+    ("POST", "remove-before"): Route(Right.REMOVE, _remove_before),
 }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from aiohttp import hdrs, web
 
-from locklane_server.request import ApiError, ApiRequest, Requests
+from locklane_server.access import Right
+from locklane_server.body import arriving
+from locklane_server.request import ApiError, ApiRequest, Requests, Route
 
 _LENGTH = "X-git-annex-data-length"
 
@@ -33,8 +35,9 @@ async def _put(request: ApiRequest) -> web.StreamResponse:
             return request.answer(stored)
         await _go_ahead(request.http)
         came = 0
-        async for data in request.http.content.iter_any():
+        async for data in arriving(request.http):
             came += len(data)
+            request.record.received = came
             if came > length:
                 raise ApiError(422, f"{length} bytes were promised, and more came")
             await upload.write(data)
@@ -76,8 +79,11 @@ async def _go_ahead(http: web.BaseRequest) -> None:
 async def _pass_over(http: web.BaseRequest) -> None:
     """Let a client that does not wait send its body: it may read no answer before it has."""
     if not _expects_go_ahead(http):
-        async for _ in http.content.iter_any():
+        async for _ in arriving(http):
             pass
 
 
-REQUESTS: Requests = {("POST", "put"): _put, ("POST", "putoffset"): _putoffset}
+REQUESTS: Requests = {
+    ("POST", "put"): Route(Right.WRITE, _put, has_body=True),
+    ("POST", "putoffset"): Route(Right.WRITE, _putoffset),
+}

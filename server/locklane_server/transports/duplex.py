@@ -18,8 +18,9 @@ from typing import ClassVar
 from aiohttp import hdrs, web
 
 from locklane_client import wire
+from locklane_server.access import Right
 from locklane_server.locks import Refusal
-from locklane_server.request import ApiError, ApiRequest, Requests
+from locklane_server.request import ApiError, ApiRequest, Requests, Route
 from locklane_server.served import Hold
 
 from .longpoll import UnlockRequests
@@ -38,14 +39,14 @@ class Duplex:
 
     @property
     def requests(self) -> Requests:
-        return {("POST", "lockhold"): self._lockhold}
+        return {("POST", "lockhold"): Route(Right.LOCK, self._lockhold, holds=True, has_body=True)}
 
     async def _lockhold(self, request: ApiRequest) -> web.StreamResponse:
-        lock = await request.served.lock(request.key, request.client_uuid, self.name, live=True)
+        lock = await request.lock(request.key, self.name, live=True)
         if isinstance(lock, Refusal):
             return request.answer(wire.not_locked_answer(lock.value))
         hold = request.served.begin_hold(lock)
-        response = web.StreamResponse(headers=_HEADERS)
+        response = web.StreamResponse(headers={**_HEADERS, **request.headers})
         response.enable_chunked_encoding()
         wrong: ApiError | None = None
         with hold:

@@ -19,8 +19,9 @@ from typing import ClassVar
 from aiohttp import web
 
 from locklane_client import wire
+from locklane_server.access import Right
 from locklane_server.locks import Refusal
-from locklane_server.request import ApiError, ApiRequest, Requests
+from locklane_server.request import ApiError, ApiRequest, Requests, Route
 from locklane_server.served import Hold
 
 END_SECONDS = 0.25
@@ -35,9 +36,9 @@ class LongPoll:
     @property
     def requests(self) -> Requests:
         return {
-            ("POST", "lockcontent"): self._lockcontent,
-            ("POST", "keeplocked"): self._keeplocked,
-            ("GET", "keeplocked"): self._is_kept,
+            ("POST", "lockcontent"): Route(Right.LOCK, self._lockcontent),
+            ("POST", "keeplocked"): Route(Right.LOCK, self._keeplocked, holds=True, has_body=True),
+            ("GET", "keeplocked"): Route(Right.LOCK, self._is_kept),
         }
 
     def _name(self, request: ApiRequest) -> str:
@@ -45,23 +46,22 @@ class LongPoll:
         return self.name
 
     async def _lockcontent(self, request: ApiRequest) -> web.StreamResponse:
-        lock = await request.served.lock(
-            request.key, request.client_uuid, self._name(request), live=False
-        )
+        lock = await request.lock(request.key, self._name(request), live=False)
         if isinstance(lock, Refusal):
             return request.answer(wire.not_locked_answer(lock.value))
         return request.answer(wire.lock_answer(lock.id))
 
     async def _keeplocked(self, request: ApiRequest) -> web.StreamResponse:
-        hold = request.served.keep(request.required("lockid"))
+        hold = request.keep_lock()
         if isinstance(hold, Refusal):
             return request.answer(wire.not_locked_answer(hold.value))
+        request.record.key = hold.lock.key
         with hold:
             await _wait_for_unlock(request.http, hold)
         return request.answer(wire.not_locked_answer(hold.ended, retained=hold.retained))
 
     async def _is_kept(self, request: ApiRequest) -> web.StreamResponse:
-        lock = request.served.find(request.required("lockid"))
+        lock = request.find_lock()
         if isinstance(lock, Refusal):
             return request.answer(wire.not_locked_answer(lock.value))
         return request.answer(wire.status_answer(lock.live))

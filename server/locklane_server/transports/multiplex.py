@@ -19,10 +19,12 @@ from aiohttp import WSCloseCode, web
 
 from locklane_client import multiplexed, wire
 from locklane_client.key import Key
+from locklane_server.access import Right
 from locklane_server.locks import Refusal
+from locklane_server.records import Record
 from locklane_server.repository import RepositoryError
-from locklane_server.request import ApiRequest, Requests
-from locklane_server.served import Hold, ServedRepository
+from locklane_server.request import ApiRequest, Requests, Route
+from locklane_server.served import Hold
 from locklane_server.websockets import Conversation, upgrade
 
 TOO_MANY = (
@@ -40,27 +42,26 @@ class Multiplex:
 
     @property
     def requests(self) -> Requests:
-        return {("GET", multiplexed.REQUEST): self._locks}
+        return {("GET", multiplexed.REQUEST): Route(Right.LOCK, self._locks, holds=True)}
 
     async def _locks(self, request: ApiRequest) -> web.StreamResponse:
-        owner = request.client_uuid
+        _ = request.client_uuid
         client = await upgrade(request, multiplexed.MAX_MESSAGE)
-        await _Locks(client, request.served, owner, self.name).serve()
+        await _Locks(client, request, self.name).serve()
         return client.socket
 
 
 class _Locks:
     """The locks of one connection, by their numbers."""
 
-    def __init__(
-        self, client: Conversation, served: ServedRepository, owner: str, transport: str
-    ) -> None:
+    def __init__(self, client: Conversation, request: ApiRequest, transport: str) -> None:
         self._client = client
-        self._served = served
-        self._owner = owner
+        self._request = request
+        self._served = request.served
         self._transport = transport
         self._held: dict[int, Hold | None] = {}
         """``None``: being worked on."""
+        self._records: dict[int, Record] = {}
         self._under_way = anyio.Semaphore(multiplexed.UNDER_WAY)
         self._locking = 0
         """Locks that are being taken, or wait for their turn."""
@@ -81,6 +82,8 @@ class _Locks:
             for hold in self._held.values():
                 if hold is not None:
                     hold.lose()
+            for record in self._records.values():
+                record.end()
         if self._served.stopping is not None:
             await self._client.close(WSCloseCode.GOING_AWAY, self._served.stopping)
 
@@ -107,6 +110,7 @@ class _Locks:
                 await self._deny(number, TOO_MANY)
             else:
                 self._held[number] = None
+                self._records[number] = self._request.record.part("lock", key.text)
                 self._locking += 1
                 self._tasks.start_soon(self._work, self._lock_in_turn, number, key)
 
@@ -130,7 +134,7 @@ class _Locks:
 
     async def _lock(self, number: int, key: Key) -> None:
         try:
-            lock = await self._served.lock(key, self._owner, self._transport, live=True)
+            lock = await self._request.lock(key, self._transport, live=True)
         except RepositoryError as error:
             await self._refuse(number, str(error))
             return
@@ -141,14 +145,18 @@ class _Locks:
         hold.when_ended(lambda: self._tasks.start_soon(self._tell_ended, number, hold))
         await self._send(number, wire.lock_answer(lock.id))
 
-    async def _refuse(self, number: int, reason: str) -> None:
+    def _over(self, number: int) -> None:
         del self._held[number]
+        self._records.pop(number).end()
+
+    async def _refuse(self, number: int, reason: str) -> None:
+        self._over(number)
         await self._send(number, wire.not_locked_answer(reason))
 
     async def _unlock(self, number: int, hold: Hold) -> None:
         with anyio.CancelScope(shield=True):  # once asked for, whether or not the client stays
             await hold.unlock()
-        del self._held[number]
+        self._over(number)
         await self._send(number, wire.not_locked_answer())
 
     async def _deny(self, number: int, reason: str) -> None:
@@ -157,7 +165,7 @@ class _Locks:
     async def _tell_ended(self, number: int, hold: Hold) -> None:
         if self._held.get(number) is not hold:
             return  # it is being unlocked, which has an answer of its own
-        del self._held[number]
+        self._over(number)
         hold.lose()
         try:
             await self._send(number, wire.not_locked_answer(hold.ended, retained=hold.retained))

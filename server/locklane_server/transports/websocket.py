@@ -13,9 +13,10 @@ from typing import ClassVar
 from aiohttp import WSCloseCode, web
 
 from locklane_client import wire
+from locklane_server.access import Right
 from locklane_server.locks import Refusal
 from locklane_server.repository import RepositoryError
-from locklane_server.request import ApiRequest, Requests
+from locklane_server.request import ApiRequest, Requests, Route
 from locklane_server.served import Hold
 from locklane_server.websockets import Conversation, upgrade
 
@@ -30,13 +31,13 @@ class Websocket:
 
     @property
     def requests(self) -> Requests:
-        return {("GET", "lockcontent"): self._lockcontent}
+        return {("GET", "lockcontent"): Route(Right.LOCK, self._lockcontent, holds=True)}
 
     async def _lockcontent(self, request: ApiRequest) -> web.StreamResponse:
-        key, owner = request.key, request.client_uuid
+        key, _ = request.key, request.client_uuid
         client = await upgrade(request, MAX_MESSAGE)
         try:
-            lock = await request.served.lock(key, owner, self.name, live=True)
+            lock = await request.lock(key, self.name, live=True)
         except RepositoryError as error:
             return await _refuse(client, str(error))
         if isinstance(lock, Refusal):

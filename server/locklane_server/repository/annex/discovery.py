@@ -10,7 +10,7 @@ from pathlib import Path
 
 from locklane_server.clock import Clock, boottime
 from locklane_server.descriptors import Descriptors
-from locklane_server.locks import DEFAULT_LIMIT
+from locklane_server.locks import Allowance
 from locklane_server.repository import RepositoryError
 from locklane_server.repository.annex.config import Config, NotInitializedError
 from locklane_server.repository.annex.repository import AnnexRepository
@@ -28,7 +28,7 @@ class AnnexDiscovery:
 
     :param tops: the directories.
     :param descriptors: how many may be open for locked keys, in all repositories together.
-    :param limit: locks at once in each repository.
+    :param allowance: of locks, in all repositories together.
     """
 
     def __init__(
@@ -37,13 +37,13 @@ class AnnexDiscovery:
         workers: Workers,
         *,
         descriptors: Descriptors | None = None,
-        limit: int = DEFAULT_LIMIT,
+        allowance: Allowance | None = None,
         clock: Clock = boottime,
     ) -> None:
         self._tops = [top.resolve() for top in tops]
         self._workers = workers
         self._descriptors = descriptors
-        self._limit = limit
+        self._allowance = allowance or Allowance()
         self._clock = clock
         self._refused: dict[Path, _Version] = {}
         self._not_yet: dict[Path, str] = {}
@@ -83,7 +83,7 @@ class AnnexDiscovery:
         repository = await self._workers.run(self._open, place)
         if repository is None:
             return None
-        return ServedRepository(repository, limit=self._limit, clock=self._clock)
+        return ServedRepository(repository, allowance=self._allowance, clock=self._clock)
 
     def _open(self, place: Path) -> AnnexRepository | None:
         version = _version(place)

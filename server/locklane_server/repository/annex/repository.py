@@ -24,8 +24,8 @@ from locklane_server.descriptors import Descriptors
 from locklane_server.locks import Lock, Refusal
 from locklane_server.repository import (
     InvalidContent,
-    NoSpace,
     NotAccepted,
+    NotEnoughReserve,
     RepositoryError,
     RepositoryGone,
 )
@@ -50,7 +50,7 @@ from locklane_server.repository.annex.objects import Objects
 from locklane_server.repository.annex.scratch import clear_up
 from locklane_server.repository.annex.transfers import Transfers
 from locklane_server.repository.content import FileContent, find, find_blocking, open_content
-from locklane_server.repository.diskerrors import disk_error
+from locklane_server.repository.diskerrors import disk_error, try_disk
 from locklane_server.workers import Workers, WouldWait
 
 _log = logging.getLogger(__name__)
@@ -263,7 +263,7 @@ class AnnexRepository:
         free = disk.f_bavail * disk.f_frsize
         needed = wanted - here + self.config.disk_reserve + self._transfers.bytes_to_come(key)
         if needed > free:
-            raise NoSpace(
+            raise NotEnoughReserve(
                 f"not enough free space: {needed - free} bytes more are needed to store {wanted} "
                 f"and keep {self.config.disk_reserve} free (annex.diskreserve)"
             )
@@ -450,6 +450,13 @@ class AnnexRepository:
             _log.warning("%s: %s stays locked until its time: %s", self.uuid, lock.key, error)
 
     # -- coming and going --------------------------------------------------------------------------
+
+    async def check(self) -> None:
+        await self._still()
+        await self._workers.run(self._try_disk)
+
+    def _try_disk(self) -> None:
+        try_disk(str(self._layout.annex / "objects"), str(self._layout.own))
 
     async def tidy(self) -> None:
         await self._unlock_what_is_left()

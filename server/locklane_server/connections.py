@@ -1,0 +1,195 @@
+"""TCP connections with clients: how many there may be, and how long each may take over what.
+
+A head that does not come, an answer that is not taken, and a handshake that is not made are cut
+off, since each keeps a connection from others. A request that waits for a worker, or a hold that
+only waits, is never: nothing here looks at a connection between its request's head and the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from aiohttp import web, web_protocol
+
+from locklane_client import wire
+from locklane_server import descriptors
+
+IDLE_SECONDS = 75.0
+"""How long a connection without a request stays open. Longer than clients keep theirs (15 s in the
+reference client, 30 s in git-annex's), so that it is the client that closes."""
+
+HEAD_SECONDS = 20.0
+"""How long the head of a connection's first request may take; that of a later one has to be there
+when the connection has been idle for its time."""
+
+TAKE_SECONDS = 120.0
+"""How long a client may take nothing of an answer that waits for it."""
+
+EXCESS_SECONDS = 5.0
+"""How long a connection beyond the bound may take to ask, and be told, before it is cut."""
+
+HANDSHAKE_SECONDS = 5.0
+"""How long a TLS handshake may take."""
+
+LINGER_SECONDS = 10.0
+"""How long the rest of a body that nobody wants is read, so that its sender gets to know why."""
+
+_log = logging.getLogger(__name__)
+
+
+class _Connection(web.RequestHandler):
+    """aiohttp's, with the bounds of this module, and errors that are said as the API says them.
+
+    Whoever reads a body is told of what is no HTTP in it: aiohttp itself says so to the next
+    request, which a hold's never comes to (3.14).
+    """
+
+    __slots__ = ("_late",)
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._late = self._loop.call_later(HEAD_SECONDS, self._no_head)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._in_time()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._request_count and self._late is not None and not self._paused:
+            self._in_time()
+        request = self._current_request
+        if request is not None and self._messages and not request.content.is_eof():
+            found, _ = self._messages[-1]
+            if isinstance(found, web_protocol._ErrInfo) and request.content.exception() is None:
+                request.content.set_exception(web.RequestPayloadError(found.message))
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._in_time()
+        self._late = self._loop.call_later(TAKE_SECONDS, self._abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._in_time()
+
+    def _in_time(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _no_head(self) -> None:
+        if self.transport is not None:
+            said = wire.dumps({"error": f"no request came within {HEAD_SECONDS:g} s"})
+            self.transport.write(
+                b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n"
+                b"Content-Type: application/json;charset=utf-8\r\n"
+                b"Content-Length: %d\r\n\r\n%s" % (len(said), said)
+            )
+            self.force_close()
+
+    def _abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What could not be read as HTTP; or a fault of ours, which is logged."""
+        if status >= 500:
+            _log.error("%s %s failed", request.method, request.rel_url.raw_path, exc_info=exc)
+            message = "the server failed at this; its log says more"
+        else:
+            _log.debug("%s did not speak HTTP: %s", request.remote, message)
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer has begun already")
+        response = web.Response(
+            status=status,
+            body=wire.dumps({"error": " ".join((message or "this is no HTTP").split())}),
+            headers={"Content-Type": wire.JSON_TYPE},
+        )
+        response.force_close()
+        return response
+
+    def log_exception(self, *arguments: Any, **options: Any) -> None:
+        if not isinstance(options.get("exc_info"), web.RequestPayloadError):  # the client's doing
+            super().log_exception(*arguments, **options)
+
+
+class Connections(web.Server):
+    """Accepts, counts and bounds them.
+
+    :param bound: at once; requests on more are to be refused, see :meth:`admit`.
+    """
+
+    def __init__(self, *arguments: Any, bound: int, **options: Any) -> None:
+        super().__init__(
+            *arguments,
+            access_log=None,
+            keepalive_timeout=IDLE_SECONDS,
+            lingering_time=LINGER_SECONDS,
+            # What a client compresses may be a thousand times as long as what it sends.
+            auto_decompress=False,
+            **options,
+        )
+        self.bound = bound
+        self.opened = 0
+        """Accepted so far; over TLS, those whose handshake was completed."""
+        self.open = 0
+        """Open now."""
+        self.tls_full = 0
+        """TLS handshakes so far."""
+        self.tls_resumed = 0
+        """Those that took up an earlier session."""
+        self._excess: dict[object, asyncio.TimerHandle] = {}
+        """Connections beyond the bound, by their handlers: they are told so, and closed."""
+
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        self.opened += 1
+        self.open += 1
+        secured = transport.get_extra_info("ssl_object")
+        if secured is not None:
+            if secured.session_reused:
+                self.tls_resumed += 1
+            else:
+                self.tls_full += 1
+        if self.open > self.bound:
+            loop = asyncio.get_running_loop()
+            self._excess[handler] = loop.call_later(EXCESS_SECONDS, transport.abort)
+        super().connection_made(handler, transport)
+
+    def connection_lost(
+        self, handler: web.RequestHandler, exc: BaseException | None = None
+    ) -> None:
+        self.open -= 1
+        if (closing := self._excess.pop(handler, None)) is not None:
+            closing.cancel()
+        super().connection_lost(handler, exc)
+
+    def admit(self, http: web.BaseRequest) -> bool:
+        """Whether a request may be answered on its connection.
+
+        A hold on a lock that was given out is let in for as long as there are descriptors: refused,
+        it would block the content's removal for ten minutes.
+        """
+        if http.protocol not in self._excess:
+            return True
+        room = self.open <= self.bound + descriptors.RESERVED // 2
+        keeps = http.method == "POST" and http.rel_url.raw_path.endswith("/keeplocked")
+        if room and keeps:
+            self._excess.pop(http.protocol).cancel()
+            return True
+        return False
