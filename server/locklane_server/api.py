@@ -142,7 +142,8 @@ class Api:
         except Denied as error:
             challenge = {"WWW-Authenticate": REALM} if error.status == 401 else {}
             return ApiError(error.status, str(error), challenge).response(record.id, headers)
-        except ConnectionError:
+        except ConnectionError as error:
+            _log.debug("id=%s: %s", record.id, error)
             return _gone(record)
         except web.RequestPayloadError as error:
             return ApiError(400, f"the body cannot be read: {error}").response(record.id, headers)

@@ -14,6 +14,7 @@ from contextlib import suppress
 
 from aiohttp import web
 
+from locklane_server import connections
 from locklane_server.repository import Content
 
 
@@ -37,7 +38,7 @@ async def send_file(http: web.BaseRequest, content: Content, begin: int, end: in
         while begin < end:
             sent = await content.send(descriptor, begin, end - begin)
             if sent < 0:
-                await _writable(descriptor)
+                await _writable(descriptor, transport)
             elif sent == 0:
                 break
             begin += max(sent, 0)
@@ -72,13 +73,20 @@ async def _flush(http: web.BaseRequest, transport: asyncio.Transport) -> None:
             transport.set_write_buffer_limits(high, low)
 
 
-async def _writable(descriptor: int) -> None:
-    """Wait until the socket takes more, or is broken."""
+async def _writable(descriptor: int, transport: asyncio.Transport) -> None:
+    """Wait until the socket takes more, or is broken.
+
+    :raises ConnectionError: the client has not taken anything for too long.
+    """
     loop = asyncio.get_running_loop()
     waiter = loop.create_future()
     loop.add_writer(descriptor, _wake, waiter)
     try:
-        await waiter
+        async with asyncio.timeout(connections.TAKE_SECONDS):
+            await waiter
+    except TimeoutError as error:
+        transport.abort()
+        raise ConnectionResetError("the client does not take what it asked for") from error
     finally:
         loop.remove_writer(descriptor)
 
