@@ -40,7 +40,7 @@ from locklane_client.address import Address
 from locklane_client.wire import request_path
 from locklane_server.access import WIDE_OPEN, Access
 from locklane_server.clock import boottime
-from locklane_server.locks import DEFAULT_LIMIT
+from locklane_server.locks import DEFAULT_LIMIT, Allowance
 from locklane_server.served import ServedRepository
 from locklane_server.server import Server
 from locklane_server.workers import DEFAULT_JOBS, Workers
@@ -224,6 +224,7 @@ class Serve(Protocol):
         clock: FakeClock | None = None,
         jobs: int = DEFAULT_JOBS,
         access: Access = WIDE_OPEN,
+        allowance: Allowance | None = None,
         **options: Any,
     ) -> Any: ...
 
@@ -241,11 +242,14 @@ def serve(store: Path, clock: FakeClock) -> Serve:
         clock: FakeClock | None = None,
         jobs: int = DEFAULT_JOBS,
         access: Access = WIDE_OPEN,
+        allowance: Allowance | None = None,
         **options: Any,
     ) -> AsyncIterator[There]:
         now = clock or default
         workers = Workers(jobs)
-        served = ServedRepository(open_repository(store, workers, now), limit=limit, clock=now)
+        served = ServedRepository(
+            open_repository(store, workers, now), limit=limit, allowance=allowance, clock=now
+        )
         if transports is not None:
             options["transports"] = transports
         try:
@@ -363,6 +367,16 @@ class Process:
     def _join(self) -> None:
         for reader in self._readers:
             reader.join(BOUND)
+
+
+def run_locklane(
+    *arguments: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None
+) -> tuple[int, str]:
+    """Run ``locklane`` to its end: exit status and all it printed. A traceback is never right."""
+    with Process(LOCKLANE, *arguments, env=env, cwd=cwd) as process:
+        status = process.wait()
+    assert "Traceback" not in process.output, process.output
+    return status, process.output
 
 
 class ServerProcess(Process):

@@ -25,6 +25,7 @@ from conftest import (
     post,
     remove,
 )
+from conftest import run_locklane as run
 from kinds import copy_annex, git
 
 from locklane_client import Key
@@ -32,16 +33,6 @@ from locklane_client import Key
 StartServer = Callable[..., ServerProcess]
 
 COMMANDS = sorted(found.name for found in entry_points(group="locklane.commands"))
-
-
-def run(
-    *arguments: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None
-) -> tuple[int, str]:
-    """Run ``locklane`` to its end: exit status and all it printed. A traceback is never right."""
-    with Process(LOCKLANE, *arguments, env=env, cwd=cwd) as process:
-        status = process.wait()
-    assert "Traceback" not in process.output, process.output
-    return status, process.output
 
 
 # -- help ------------------------------------------------------------------------------------------
