@@ -9,15 +9,27 @@ import os
 import ssl
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import trustme
-from conftest import LOCKLANE, MakeClient, Process, ServerProcess, put
+from conftest import (
+    BOUND,
+    LOCKLANE,
+    MakeClient,
+    Process,
+    Serve,
+    ServerProcess,
+    eventually,
+    put,
+)
 
 from locklane_bench.certificates import Certificates
 from locklane_client import Client, Key, ServerUnreachable
 from locklane_client.address import Address
+from locklane_server import connections, descriptors
+from locklane_server.listening import tls_context
 
 
 @pytest.fixture(scope="module")
@@ -197,3 +209,44 @@ def test_a_chain_may_be_in_files_of_its_own(store: Path, tmp_path: Path) -> None
 
     with ServerProcess(store, *words) as server:
         assert asyncio.run(ask(server.url)) is False
+
+
+async def test_connections_that_make_no_handshake_are_bounded_and_cut_off(
+    serve: Serve, key: Key, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HANDSHAKE_SECONDS", 2.0)
+    monkeypatch.setattr(descriptors, "RESERVED", 4)
+    tls = tls_context(certificates.chain, certificates.key)
+    async with serve(tls=tls, connections=3) as there:
+        silent = [await open_connection(there.server.port) for _ in range(5)]
+        await eventually(lambda: there.server._http.handshakes == 5)
+        reader, _ = await open_connection(there.server.port)
+        async with asyncio.timeout(BOUND):
+            assert await reader.read() == b""  # one too many: closed at once
+        async with asyncio.timeout(BOUND):
+            for reader, _ in silent:
+                with suppress(ConnectionResetError):
+                    await reader.read()
+        await eventually(lambda: there.server._http.handshakes == 0)
+        url = there.url.replace("annex+http:", "annex+https:")
+        async with Client(url, tls=certificates.trusting()) as client:
+            assert await client.check_present(key)
+
+
+async def open_connection(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection("127.0.0.1", port)
+
+
+async def test_garbage_in_place_of_a_handshake_disturbs_nobody(
+    serve: Serve, key: Key, certificates: Certificates
+) -> None:
+    tls = tls_context(certificates.chain, certificates.key)
+    async with serve(tls=tls) as there:
+        for garbage in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01", b""):
+            _, writer = await open_connection(there.server.port)
+            writer.write(garbage)
+            writer.close()
+        await eventually(lambda: there.server._http.handshakes == 0)
+        url = there.url.replace("annex+http:", "annex+https:")
+        async with Client(url, tls=certificates.trusting()) as client:
+            assert await client.check_present(key)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from locklane_bench.children import RelayChild, ServerChild, python
+from locklane_bench.children import QUIET, RelayChild, ServerChild, python
 from locklane_bench.gitannex import AnnexRepository
 from locklane_bench.keys import from_repository, put_into_store
 from locklane_bench.peer import repositories, servers
@@ -165,7 +165,7 @@ class AnnexDrops:
         store.mkdir()
         put_into_store(from_repository(self._repositories.objects), store)
         command = python("locklane_client", "serve", "--store", str(store), "--uuid", self._uuid)
-        command += ["--wideopen", "--port", "0", "--metrics", "127.0.0.1:0"]
+        command += ["--wideopen", "--port", "0", "--metrics", "127.0.0.1:0", *QUIET]
         server = stack.enter_context(ServerChild(command, "locklane serve"))
         address = Address.parse(server.address)
         return _Target(

@@ -141,6 +141,10 @@ class Child:
         return f", having said:\n{said}" if said else ", having said nothing"
 
 
+QUIET = ("--log-level", "warning")
+"""Without a line for each request, as git-annex's server has none either."""
+
+
 class ServerChild(Child):
     """A server that prints ``serving ADDRESS`` when it is ready."""
 
@@ -156,6 +160,7 @@ class ServerChild(Child):
         command = python("locklane_client", "serve", "--store", str(store), "--wideopen")
         command += ["--uuid", str(uuids.uuid4())]
         command += ["--port", "0", "--metrics", "127.0.0.1:0", "--transports", ",".join(transports)]
+        command += QUIET
         if certificates is not None:
             command += ["--certfile", str(certificates.chain)]
             command += ["--privatekeyfile", str(certificates.key)]

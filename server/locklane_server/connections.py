@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import ssl
 from typing import Any
 
+import anyio
 from aiohttp import web, web_protocol
 
 from locklane_client import wire
@@ -32,6 +35,9 @@ EXCESS_SECONDS = 5.0
 
 HANDSHAKE_SECONDS = 5.0
 """How long a TLS handshake may take."""
+
+ACCEPT_PAUSE_SECONDS = 0.2
+"""How long no connection is accepted after the system could not."""
 
 LINGER_SECONDS = 10.0
 """How long the rest of a body that nobody wants is read, so that its sender gets to know why."""
@@ -151,6 +157,8 @@ class Connections(web.Server):
         """TLS handshakes so far."""
         self.tls_resumed = 0
         """Those that took up an earlier session."""
+        self.handshakes = 0
+        """TLS handshakes that are being made."""
         self._excess: dict[object, asyncio.TimerHandle] = {}
         """Connections beyond the bound, by their handlers: they are told so, and closed."""
 
@@ -178,6 +186,40 @@ class Connections(web.Server):
         if (closing := self._excess.pop(handler, None)) is not None:
             closing.cancel()
         super().connection_lost(handler, exc)
+
+    async def accept_tls(self, listening: socket.socket, context: ssl.SSLContext) -> None:
+        """Accept connections and make their handshakes, until cancelled. A connection takes a
+        descriptor from the first moment, so each counts from then on: beyond the bound, it is
+        closed at once.
+
+        :param listening: a socket that does not block.
+        """
+        loop = asyncio.get_running_loop()
+        async with anyio.create_task_group() as tasks:
+            while True:
+                try:
+                    accepted, _ = await loop.sock_accept(listening)
+                except OSError as error:  # no descriptor, or no memory
+                    _log.warning("no connection can be accepted: %s", error.strerror or error)
+                    await anyio.sleep(ACCEPT_PAUSE_SECONDS)
+                    continue
+                if self.open + self.handshakes >= self.bound + descriptors.RESERVED // 2:
+                    accepted.close()
+                else:
+                    self.handshakes += 1
+                    tasks.start_soon(self._shake_hands, accepted, context)
+
+    async def _shake_hands(self, accepted: socket.socket, context: ssl.SSLContext) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.connect_accepted_socket(
+                self, accepted, ssl=context, ssl_handshake_timeout=HANDSHAKE_SECONDS
+            )
+        except (OSError, TimeoutError) as error:  # ssl.SSLError is one
+            _log.debug("no TLS connection: %s", error)
+            accepted.close()
+        finally:
+            self.handshakes -= 1
 
     def admit(self, http: web.BaseRequest) -> bool:
         """Whether a request may be answered on its connection.

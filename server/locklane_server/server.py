@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket as socket_module
 import ssl
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AsyncExitStack
@@ -18,7 +19,7 @@ from locklane_client.wire import DEFAULT_PORT
 from locklane_server import descriptors
 from locklane_server.access import Access
 from locklane_server.api import Api
-from locklane_server.connections import HANDSHAKE_SECONDS, Connections
+from locklane_server.connections import Connections
 from locklane_server.health import Health
 from locklane_server.listening import BACKLOG, SOCKET_MODE, listen, listen_unix
 from locklane_server.records import Records
@@ -109,7 +110,8 @@ class Server:
         self.connections = connections
         self._http: Connections | None = None
         self._runner: web.ServerRunner | None = None
-        self._listening: asyncio.Server | None = None
+        self._listening: asyncio.Server | socket_module.socket | None = None
+        self._accepting: asyncio.Task[None] | None = None
         self._open = AsyncExitStack()
         self._hurried = asyncio.Event()
 
@@ -150,15 +152,16 @@ class Server:
             else:
                 listening = listen(self.host, self.port)
                 self.port = listening.getsockname()[1]
-            # Not by a site of aiohttp's, which gives a TLS handshake a minute: meanwhile it takes a
-            # descriptor, and is not counted yet.
-            self._listening = await asyncio.get_running_loop().create_server(
-                self._http,
-                sock=listening,
-                backlog=BACKLOG,
-                ssl=self.tls,
-                ssl_handshake_timeout=None if self.tls is None else HANDSHAKE_SECONDS,
-            )
+            if self.tls is None:
+                self._listening = await asyncio.get_running_loop().create_server(
+                    self._http, sock=listening, backlog=BACKLOG
+                )
+            else:
+                listening.setblocking(False)
+                self._listening = listening
+                accepting = asyncio.create_task(self._http.accept_tls(listening, self.tls))
+                self._open.push_async_callback(_cancel, accepting)
+                self._accepting = accepting
         except BaseException:
             await self._close()
             raise
@@ -205,6 +208,8 @@ class Server:
         if listening is not None:
             if self.socket is not None:  # while it is ours: the next server may wait for its name
                 self.socket[0].unlink(missing_ok=True)
+            if self._accepting is not None:
+                self._accepting.cancel()
             listening.close()
 
     async def _close(self) -> None:
@@ -214,3 +219,8 @@ class Server:
                 await self._runner.cleanup()
         finally:
             await self._open.aclose()
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])

@@ -12,7 +12,7 @@ from typing import Self
 from urllib.parse import quote
 
 from locklane_bench import procfs
-from locklane_bench.children import PATIENCE_SECONDS, Child, ChildError, ServerChild, python
+from locklane_bench.children import PATIENCE_SECONDS, QUIET, Child, ChildError, ServerChild, python
 from locklane_bench.gitannex import AnnexRepository, program
 from locklane_bench.peer.engine import CLIENT_UUID, HOST
 from locklane_bench.peer.repositories import Content
@@ -122,7 +122,7 @@ class Files(Silent):
 
 def locklane(repository: AnnexRepository) -> PeerServer:
     """``locklane serve`` on a git-annex repository."""
-    options = ["--wideopen", "--port", "0"]
+    options = ["--wideopen", "--port", "0", *QUIET]
     child = ServerChild(
         python("locklane_client", "serve", "--directory", str(repository.directory), *options),
         "locklane serve",
