@@ -1,7 +1,8 @@
 """The reverse proxies of the benchmark, found here by name: a program and its configuration.
 
 A configuration is a file in ``templates/``, just as a person would write it for
-``annex.example.com`` in front of a server on port 9417. :mod:`locklane_bench.proxies.child` runs it
+``annex.example.com`` in front of a server on port 9417; those that are recommended are links to
+the files in ``docs/``. :mod:`locklane_bench.proxies.child` runs it
 with other ports; :mod:`locklane_bench.proxies.check` tries what works behind it.
 """
 
@@ -40,7 +41,7 @@ class Proxy:
     http2: bool = False
     """Clients may speak HTTP/2 to it."""
     recommended: bool = False
-    """The configuration is the one that README recommends."""
+    """The configuration is one of those in ``docs/``."""
 
     @property
     def configuration(self) -> str:

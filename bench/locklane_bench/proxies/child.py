@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shlex
 import signal
@@ -97,7 +98,9 @@ def _write_nginx(
     proxy: Proxy, port: int, upstream_port: int, directory: Path, certificates: Certificates | None
 ) -> tuple[list[str], dict[str, str] | None]:
     site = proxy.configuration.replace("127.0.0.1:9417", f"{HOST}:{upstream_port}")
-    site = site.replace("listen 80;", f"listen {HOST}:{port};")
+    # The recommended one speaks TLS; what is priced is what it does with requests.
+    site = re.sub(r"listen (80|443 ssl);", f"listen {HOST}:{port};", site)
+    site = re.sub(r"^ *ssl_certificate.*\n", "", site, flags=re.MULTILINE)
     (directory / "site.conf").write_text(site, encoding="utf-8")
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     unlimited = most == resource.RLIM_INFINITY
@@ -121,9 +124,9 @@ def _write_caddy(
 ) -> tuple[list[str], dict[str, str] | None]:
     """As JSON, which Caddy makes of the Caddyfile by itself, and to which is added here what a
     process of the benchmark needs: it keeps to its directory and to its port."""
-    # No directories of the user's.
+    # No directories of the user's, nor settings for a server of the user's.
     env = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if not name.startswith("ANNEX_")},
         "XDG_CONFIG_HOME": str(directory / "config"),
         "XDG_DATA_HOME": str(directory / "data"),
     }
