@@ -19,6 +19,7 @@ import trustme
 from conftest import (
     ABSENT,
     CADDY,
+    SOMEBODY,
     Line,
     Process,
     Serve,
@@ -663,3 +664,29 @@ async def test_a_request_broken_off_frees_its_room_and_hurts_no_other(
         assert answer.status == 404
         slot.leave()
         assert connection(c)._taken == 0
+
+
+async def test_a_peer_that_floods_with_pings_and_reads_no_answer_is_given_up(key: Key) -> None:
+    """Each ping has to be answered (RFC 9113, 6.7), and the answers would pile up."""
+    settings = b"\0\0\0\x04\0\0\0\0\0"
+    pings = b"\0\0\x08\x06\0\0\0\0\0flooding" * 1000
+
+    async def flood(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            writer.write(settings)
+            while True:
+                writer.write(pings)
+                await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    # A reader of that limit stops reading at once.
+    async with await asyncio.start_server(flood, "127.0.0.1", 0, limit=1) as flooding:
+        port = flooding.sockets[0].getsockname()[1]
+        url = f"annex+http://127.0.0.1:{port}/git-annex/{SOMEBODY}"
+        async with Client(url, transport="longpoll-http2") as client:
+            with pytest.raises(ServerUnreachable, match="it reads nothing"):
+                async with client.lock(key):
+                    pass

@@ -7,6 +7,7 @@ Needs the package h2, which an installation need not have: import this only wher
 from __future__ import annotations
 
 import asyncio
+import secrets
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -40,6 +41,10 @@ Headers = list[tuple[str, str]]
 ROOM_UNTOLD = 100
 """Requests at once that a peer is taken to allow before its settings came (RFC 9113, 6.5.2, has
 every peer allow that many)."""
+
+MOST_UNWRITTEN = 256 * 1024
+"""Bytes that may wait to be written: requests are short, and what else there is answers the peer's
+own pings and settings."""
 
 _LAST_STREAM = 2**31 - 1
 
@@ -75,8 +80,8 @@ class Connection(asyncio.Protocol):
     """A connection. It pings every ``keep_interval`` seconds, and ends if the answer to one has not
     come by the time of the next; it ends, too, once nobody has used it for ``IDLE_SECONDS``.
 
-    Nothing limits what waits to be written: it is little, and a peer that does not read does not
-    answer a ping.
+    A peer that has so much answered that more than :data:`MOST_UNWRITTEN` waits to be written, and
+    reads none of it, is given up.
     """
 
     def __init__(
@@ -105,7 +110,8 @@ class Connection(asyncio.Protocol):
         self._agreed = False
         self._settled = False
         self._leaving = False
-        self._pinging = False
+        self._pinging = b""
+        """What the ping holds that has not been answered; empty: there is none."""
         self._idle_since = loop.time()
         self.h2 = _H2(H2Configuration(client_side=True))
         self.h2.local_settings = Settings(
@@ -169,6 +175,11 @@ class Connection(asyncio.Protocol):
         data = self.h2.data_to_send()
         if data and not self._transport.is_closing():
             self._transport.write(data)
+            if self._transport.get_write_buffer_size() > MOST_UNWRITTEN and self.error is None:
+                self.end(
+                    ServerUnreachable(f"the connection with {self._peer} broke: it reads nothing")
+                )
+                self.abort()
 
     def push(self, stream: int, slot: Slot) -> None:
         """Send as much of a request's body as the peer takes."""
@@ -205,8 +216,8 @@ class Connection(asyncio.Protocol):
             )
             self.abort()
         else:
-            self._pinging = True
-            self.h2.ping(b"locklane")
+            self._pinging = secrets.token_bytes(8)  # which nobody can answer beforehand
+            self.h2.ping(self._pinging)
             self.flush()
             self._ticking = self._loop.call_later(self._keep_interval, self._tick)
 
@@ -257,8 +268,8 @@ class Connection(asyncio.Protocol):
                 for stream, slot in self.slots.items():
                     if slot.rest:
                         self.push(stream, slot)
-            case PingAckReceived():
-                self._pinging = False
+            case PingAckReceived() if event.ping_data == self._pinging:
+                self._pinging = b""
             case ConnectionTerminated():
                 self._terminated(event.error_code or 0, event.last_stream_id or 0)
 
