@@ -6,16 +6,18 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import aiohttp
 import pytest
 from conftest import BOUND, SOMEBODY, MakeClient, Serve, eventually, post
 from rawhttp import request, wire
 
-from locklane_client import Client, Key, LockRefused
-from locklane_server import api
+from locklane_client import Client, Key, LockRefused, multiplexed
+from locklane_server import api, body, connections, descriptors, websockets
 from locklane_server.access import Access, Level
-from locklane_server.locks import MAX_HOLDS, Allowance, LockManager, Refusal
+from locklane_server.locks import DEFAULT_LIMIT, MAX_HOLDS, Allowance, LockManager, Refusal
+from locklane_server.transports import websocket
 
 
 def test_an_allowance_bounds_all_locks_together_and_those_of_one_client() -> None:
@@ -76,12 +78,14 @@ async def test_a_lock_is_kept_by_so_many_requests_at_once_and_no_more(
         _, taken = await post(there.url, "lockcontent", key=key.text)
         goes_on = asyncio.Event()
 
-        async def body() -> AsyncIterator[bytes]:
+        async def unlocks() -> AsyncIterator[bytes]:
             yield b'{"unlock": false}'
             await goes_on.wait()
 
         keeping = [
-            asyncio.create_task(post(there.url, "keeplocked", lockid=taken["lockid"], body=body()))
+            asyncio.create_task(
+                post(there.url, "keeplocked", lockid=taken["lockid"], body=unlocks())
+            )
             for _ in range(MAX_HOLDS)
         ]
         await eventually(lambda: there.served.holds == MAX_HOLDS)
@@ -140,3 +144,31 @@ async def test_a_websocket_message_that_is_too_long_ends_the_websocket_and_not_t
                     pass
                 assert socket.close_code == 1009
         await eventually(lambda: there.live == 0)
+
+
+def test_the_page_says_the_bounds_that_there_are() -> None:
+    page = (Path(__file__).parents[1] / "docs/serving.md").read_text()
+    table = {
+        cells[1].strip(): f"{cells[2].strip()} → {cells[3].strip()}"
+        for line in page.splitlines()
+        if len(cells := line.split("|")) == 5
+    }
+    kib = body.BYTES // 1024
+    for what, bound in {
+        "locks, in all": f"({DEFAULT_LIMIT:,})",
+        "requests that keep one lock": f"{MAX_HOLDS} ",
+        "locks of a `multiplex` connection being taken": f"{multiplexed.UNDER_WAY}, and "
+        f"{multiplexed.WAITING:,} ",
+        "connections, and open holds with them": f"beyond {descriptors.RESERVED // 2} more",
+        "a TLS handshake": f"{connections.HANDSHAKE_SECONDS:g} s",
+        "the first head on a connection": f"{connections.HEAD_SECONDS:g} s → 408",
+        "a connection between requests": f"{connections.IDLE_SECONDS:g} s",
+        "a body where none is needed": f"{api.MAX_BODY // 1024} KiB → 413",
+        "waiting for that body": f"{kib} KiB in each {body.SECONDS:g} s → 408",
+        "requests that wait for a worker (`--jobs`)": f"{api.MAX_WAITING:,} → 503",
+        "a message on a websocket": f"{websocket.MAX_MESSAGE // 1024} KiB; "
+        f"{multiplexed.MAX_MESSAGE // 1024} KiB on",
+        "an answer that its client does not take": f"{connections.TAKE_SECONDS:g} s; "
+        f"{websockets.SEND_SECONDS:g} s",
+    }.items():
+        assert bound in table[what]
