@@ -96,7 +96,7 @@ async def test_a_session_that_was_not_checked_never_stands_in_for_a_check(
     careless.verify_mode = ssl.CERT_REQUIRED
     careless.check_hostname = True
     async with client(server.url, tls=careless) as c:
-        with pytest.raises(ServerUnreachable, match="certificate verify failed"):
+        with pytest.raises(ServerUnreachable, match="its certificate is not trusted"):
             async with c.lock(key):
                 raise AssertionError("locked at a server that nobody vouches for")
 
@@ -250,3 +250,14 @@ async def test_garbage_in_place_of_a_handshake_disturbs_nobody(
         url = there.url.replace("annex+http:", "annex+https:")
         async with Client(url, tls=certificates.trusting()) as client:
             assert await client.check_present(key)
+
+
+async def test_a_client_that_speaks_tls_to_a_server_that_does_not_is_told_so(
+    serve: Serve, client: MakeClient, certificates: Certificates, key: Key
+) -> None:
+    async with serve() as there:
+        url = there.url.replace("annex+http:", "annex+https:")
+        async with client(url, tls=certificates.trusting()) as c:
+            with pytest.raises(ServerUnreachable, match="does not speak TLS there; try http"):
+                async with c.lock(key):
+                    pass

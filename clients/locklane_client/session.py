@@ -25,7 +25,7 @@ from .errors import (
     ServerFailed,
     ServerUnreachable,
 )
-from .tls import Handshakes, default_context, handshakes
+from .tls import Handshakes, default_context, handshakes, trouble
 from .wire import VERSIONS, request_path
 
 T = TypeVar("T")
@@ -184,7 +184,9 @@ class Session:
                 f"no connection with {address} within {self.connect_timeout:g} s"
             ) from error
         except ssl.SSLError as error:
-            raise ServerUnreachable(f"no TLS connection with {address}: {error}") from error
+            raise ServerUnreachable(
+                f"no TLS connection with {address}: {trouble(error)}"
+            ) from error
         except OSError as error:
             why = error.strerror or error
             raise ServerUnreachable(f"no connection with {address}: {why}") from error
@@ -347,7 +349,9 @@ class Session:
                 f"no connection with {self.address} within {self.connect_timeout:g} s"
             ) from error
         except aiohttp.ClientSSLError as error:
-            raise ServerUnreachable(f"no TLS connection with {self.address}: {error}") from error
+            raise ServerUnreachable(
+                f"no TLS connection with {self.address}: {trouble(error)}"
+            ) from error
         except aiohttp.ClientConnectorError as error:
             why = error.os_error.strerror or error.os_error
             raise ServerUnreachable(f"no connection with {self.address}: {why}") from error

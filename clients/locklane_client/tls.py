@@ -94,3 +94,17 @@ class _Resuming(ssl.SSLObject):
                 self._kept = True
                 self.seen.sessions[self._how] = session
         return data
+
+
+def trouble(error: BaseException) -> str:
+    """Why there is no TLS connection, in a sentence for a person."""
+    # aiohttp has it within.
+    inner = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
+    if isinstance(inner, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate is not trusted: {inner.verify_message}; the environment variable "
+            "SSL_CERT_FILE can name a file of authorities (PEM)"
+        )
+    if isinstance(inner, ssl.SSLError) and inner.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):
+        return "it does not speak TLS there; try http in the place of https"
+    return str(inner)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -10,6 +11,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 
 from .errors import ProtocolViolation, ServerUnreachable
 from .session import MAX_ANSWER, Session, sentence
+from .tls import trouble
 
 
 class Upgrade:
@@ -76,6 +78,10 @@ class Upgrade:
                     f"the connection with {address} broke: {error.__cause__}"
                 ) from error
             raise ProtocolViolation(f"{address} did not upgrade to a websocket: {error}") from error
+        except ssl.SSLError as error:
+            raise ServerUnreachable(
+                f"no TLS connection with {address}: {trouble(error)}"
+            ) from error
         except (OSError, EOFError) as error:
             why = getattr(error, "strerror", None) or error or type(error).__name__
             raise ServerUnreachable(f"no connection with {address}: {why}") from error
