@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import Process, free_port, wait_for_port
 
 from locklane_bench.gitannex import AnnexRepository
 from locklane_client.key import Key
@@ -304,3 +306,24 @@ async def test_cancelling_ends_git_annex_and_its_gits(repository: AnnexRepositor
             await task
         assert running_in(repository.directory) == []
     assert journalled(repository, Key.parse("WORM--x")) == ""
+
+
+def test_git_annex_does_not_outlive_a_server_that_is_killed(repository: AnnexRepository) -> None:
+    """It could remove, or move into place, what the next server has promised or begun since."""
+    port = free_port()
+    serve = f"'p2phttp', '-J2', '--wideopen', '--port={port}', '--bind=127.0.0.1'"
+    program = (
+        "from pathlib import Path; from locklane_server.repository.annex import program; "
+        f"program.run_blocking(Path('.'), {serve})"
+    )
+    with Process(sys.executable, "-c", program, cwd=repository.directory) as server:
+        wait_for_port(port)
+        server.kill()
+    end = time.monotonic() + BOUND
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except ConnectionRefusedError:
+            return
+        assert time.monotonic() < end, "it goes on"
+        time.sleep(0.01)

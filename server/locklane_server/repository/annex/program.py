@@ -44,6 +44,19 @@ _OF_ANOTHER_REPOSITORY = (
 )
 
 
+_TETHERED = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 15)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("the server is gone")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""Runs git-annex so that it is asked to end (SIGTERM) when who started it dies (PR_SET_PDEATHSIG,
+which a program that is executed inherits)."""
+
+_TETHER = [os.fsencode(sys.executable), b"-ISc", _TETHERED.encode()]
+
+
 class ProgramError(RepositoryError):
     """git-annex is not there or did not do what it was asked to; the text has what it said."""
 
@@ -85,12 +98,15 @@ def run_blocking(
 ) -> str:
     """Run git-annex in a repository; in a worker thread.
 
+    It does not outlive the server, even one that is killed: the next server might take a lock that
+    a removal does not know of yet, or go on with the upload whose file is being moved.
+
     :param arguments: may hold surrogate escapes (PEP 383).
     :param timeout: seconds until it is ended.
     :returns: what it wrote to its standard output.
     :raises ProgramError: it failed, was not done in time, or could not be started.
     """
-    command = _command(arguments)
+    command = [*_TETHER, str(os.getpid()).encode(), *_command(arguments)]
     try:
         process = subprocess.Popen(
             command,
