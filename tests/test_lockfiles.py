@@ -256,3 +256,38 @@ def test_a_directory_of_ours_that_was_cleared_away_is_made_again(tmp_path: Path)
     assert Path(made).exists()
     scratch.delete(made)
     scratch.close()
+
+
+def test_a_note_of_who_was_killed_is_given_to_the_next_and_stays_until_that_is_done_with_it(
+    tmp_path: Path,
+) -> None:
+    notes: list[str] = []
+
+    def fails(given: list[str]) -> None:
+        raise OSError(given)
+
+    (tmp_path / "1-abcd.alive").touch()
+    (tmp_path / "1-abcd.0").symlink_to("KEY")
+    (tmp_path / "1-abcd.1").touch()
+    with pytest.raises(OSError, match="KEY"):
+        clear_up(str(tmp_path), fails)
+    clear_up(str(tmp_path), notes.extend)
+    assert notes == ["KEY"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_note_is_there_while_something_is_done_and_hinders_nothing_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = Scratch(str(tmp_path), Modes())
+    with scratch.noting("KEY"):
+        assert "KEY" in [str(path.readlink()) for path in tmp_path.iterdir() if path.is_symlink()]
+    assert not any(path.is_symlink() for path in tmp_path.iterdir())
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "symlink", full)
+    with scratch.noting("KEY"):
+        pass
+    scratch.close()

@@ -34,6 +34,8 @@ MAX_NAME = 255
 PICOSECONDS = 10**12
 """In a second. git-annex's times have that resolution."""
 
+_TEMPORARY = b"locklane-"
+
 _LINE_END = re.compile(rb"[\r\n]+")
 _LINE = re.compile(rb"([+-]?)([0-9]+)(?:\.([0-9]+))?s? ([01X]) (.*)", re.DOTALL)
 
@@ -137,7 +139,10 @@ class LocationLog:
         self._public_journal = os.fsencode(self._annex / "journal") + b"/"
         self._private_journal = os.fsencode(self._annex / "journal-private") + b"/"
         # Under the lock nobody else is in there with this name.
-        self._temporary = os.fsencode(self._annex / "othertmp" / f"locklane-{os.getpid()}")
+        self._temporary = os.fsencode(self._annex / "othertmp") + b"/%s%d" % (
+            _TEMPORARY,
+            os.getpid(),
+        )
 
     def record(self, key: Key, present: bool | Callable[[], bool]) -> None:
         """Record that the content is there, or is there no more.
@@ -161,6 +166,31 @@ class LocationLog:
         with self._locked():
             for name, key, present in named:
                 self._change(name, key, present() if callable(present) else present)
+
+    def says_here(self, key: Key) -> bool:
+        """Whether the content is here by what is recorded.
+
+        :raises RepositoryError: the branch cannot be read.
+        """
+        with self._mutex:
+            line = parse(self._read(journal_name(key), key)).get(self._uuid)
+        return line is not None and line.status == b"1"
+
+    def clear_up(self) -> None:
+        """Delete what was being written when its process was killed.
+
+        :raises RepositoryError: it cannot be.
+        """
+        directory = os.path.dirname(self._temporary)
+        try:
+            names = os.listdir(directory)
+        except FileNotFoundError:
+            return
+        if any(name.startswith(_TEMPORARY) for name in names):
+            with self._locked():
+                for name in os.listdir(directory):
+                    if name.startswith(_TEMPORARY):
+                        os.unlink(directory + b"/" + name)
 
     def pending(self) -> bool:
         """Whether the journal holds changes that are not committed yet, whoever made them. Those of

@@ -101,6 +101,18 @@ class Objects:
                 raise FileNotFoundError(errno.ENOENT, f"{path} is gone")
         raise PermissionError(errno.EACCES, f"{directory} does not stay writable")
 
+    def freeze(self, key: Key) -> None:
+        """Take the permission to write from content that was put into its place by somebody who
+        did not come as far as that. An object that a file of the work tree shares is left alone.
+
+        :raises OSError: it cannot be taken.
+        """
+        for place in self._layout.objects(key):
+            status = find_blocking([place])
+            if status is not None and status.st_nlink == 1:
+                self._modes.freeze_content(place)
+                self._modes.freeze_directory(os.path.dirname(place))
+
     def make_way(self, key: Key) -> None:
         """Let go of what was the content of a key until somebody edited it; git-annex would take
         that for the content, and throw away what comes. The file of the work tree that is the same

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -40,6 +40,7 @@ from locklane_server.repository.annex.config import (
     version_of,
 )
 from locklane_server.repository.annex.contentlock import ContentLocks, Taken
+from locklane_server.repository.annex.interrupted import Interrupted
 from locklane_server.repository.annex.keysdb import (
     KeysDatabase,
     KeysUnreadableError,
@@ -47,7 +48,7 @@ from locklane_server.repository.annex.keysdb import (
 )
 from locklane_server.repository.annex.locationlog import LocationLog, journal_name
 from locklane_server.repository.annex.objects import Objects
-from locklane_server.repository.annex.scratch import clear_up
+from locklane_server.repository.annex.scratch import Scratch
 from locklane_server.repository.annex.transfers import Transfers
 from locklane_server.repository.content import FileContent, find, find_blocking, open_content
 from locklane_server.repository.diskerrors import disk_error, try_disk
@@ -80,8 +81,12 @@ class AnnexRepository:
         self._locks = ContentLocks(str(config.layout.own), config.modes, descriptors)
         self._objects = Objects(config.layout, config.modes, thin=config.thin)
         self._transfers = Transfers(config.layout, config.modes)
+        self._scratch = Scratch(str(config.layout.own), config.modes)
         self._locations = LocationLog(
             config.layout.git, config.uuid, modes=config.modes, private=config.private
+        )
+        self._interrupted = Interrupted(
+            config.layout, self._objects, self._locks, self._transfers, self._locations
         )
         directory = database_directory(
             config.layout.git, dbdir=config.database_directory, uuid=config.uuid
@@ -120,7 +125,6 @@ class AnnexRepository:
                         f"{config.layout.annex / name} is on another file system than {own}, and "
                         "files have to be renamed from one to the other: put them on one"
                     )
-            clear_up(own)
             return cls(config, workers, descriptors, clock)
         except OSError as error:
             raise RepositoryError(f"cannot write in {own}: {error.strerror}") from error
@@ -232,13 +236,19 @@ class AnnexRepository:
             raise NotAccepted(
                 f"annex.securehashesonly keeps {key.backend} keys out of this repository"
             )
-        path = str(self._layout.partial(key))
+        path = left = str(self._layout.partial(key))
+        resumable = partials.can_be_resumed(key)
+        if not resumable:
+            path = self._scratch.name()  # should we be killed, the next server clears it up
         try:
             transfer.enter_context(self._transfers.receiving(key, client, file))
             if self._objects.is_here(key):  # by somebody who was faster
                 return
             self._make_room(key, path, offset + length)
             self._modes.make_directories(os.path.dirname(path))
+            if not resumable:
+                with suppress(FileNotFoundError):
+                    os.unlink(left)
         except OSError as error:
             raise disk_error("cannot store the upload", error) from error
         # Of an earlier upload nobody knows whether it was right, so its end is always verified.
@@ -333,7 +343,8 @@ class AnnexRepository:
             if find_blocking([place]) is None:
                 continue
             if self._is_for_git_annex(key, populated=True):
-                return self._remove_by_git_annex(key, before)
+                with self._scratch.noting(key.text):
+                    return self._remove_by_git_annex(key, before)
             try:
                 refusal = self._delete(key, place, before)
             except FileNotFoundError:  # somebody else has removed it, and the directory with it
@@ -349,13 +360,14 @@ class AnnexRepository:
         def in_time() -> bool:
             return before is None or self._clock() < before
 
-        with self._locks.removing(place) as mine:
-            if not mine:
-                return Refusal.LOCKED
-            if not self._objects.delete(place, in_time):
-                return Refusal.TOO_LATE
-            self._record(key)
-        self._objects.clean_up(place)
+        with self._scratch.noting(key.text):
+            with self._locks.removing(place) as mine:
+                if not mine:
+                    return Refusal.LOCKED
+                if not self._objects.delete(place, in_time):
+                    return Refusal.TOO_LATE
+                self._record(key)
+            self._objects.clean_up(place)
         return None
 
     def _remove_by_git_annex(self, key: Key, before: float | None) -> Refusal | None:
@@ -466,6 +478,7 @@ class AnnexRepository:
     async def retained(self) -> list[Lock]:
         """None by their ids: what an earlier process promised is in git-annex's retention files,
         and is looked at when content is removed."""
+        await self._workers.run_patiently(self._interrupted.put_in_order)
         if self._locations.pending():
             self._committer.changed()
         return []
@@ -473,6 +486,7 @@ class AnnexRepository:
     async def aclose(self) -> None:
         await self._unlock_what_is_left()
         await self._workers.run(self._locks.abandon)
+        await self._workers.run(self._scratch.close)
         await self._committer.aclose()
         await self._workers.run(self._locations.close)
         await self._workers.run(self._keys.close)

@@ -8,7 +8,8 @@ import errno
 import itertools
 import os
 import secrets
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from locklane_server.repository import filelock
 from locklane_server.repository.annex.modes import Modes
@@ -60,6 +61,18 @@ class Scratch:
         with suppress(OSError):
             os.unlink(path)
 
+    @contextmanager
+    def noting(self, text: str) -> Iterator[None]:
+        """Leave a note of what is about to be done, for the case that it is not done to its end.
+        Where none can be made, on a full disk for example, it is done without."""
+        path = self.name()
+        with suppress(OSError):
+            os.symlink(text, path)  # it is there whole, and takes one call
+        try:
+            yield
+        finally:
+            self.delete(path)
+
     def close(self) -> None:
         """When all files are deleted."""
         if self._alive >= 0:
@@ -86,25 +99,35 @@ def link(source: str, target: str) -> bool:
     return True
 
 
-def clear_up(directory: str) -> None:
+def clear_up(directory: str, settle: Callable[[list[str]], None] = lambda _: None) -> None:
     """Delete the files of processes that were killed.
 
+    :param settle: is given the notes of one of them. Should it fail, all of its files stay.
     :raises OSError: the directory cannot be read.
     """
-    names = os.listdir(directory)
-    for name in names:
-        owner, _, rest = name.partition(".")
+    for alive in os.listdir(directory):
+        owner, _, rest = alive.partition(".")
         if rest != _ALIVE:
             continue
         try:
-            descriptor = os.open(f"{directory}/{name}", os.O_RDWR | os.O_CLOEXEC)
+            descriptor = os.open(f"{directory}/{alive}", os.O_RDWR | os.O_CLOEXEC)
         except OSError:
             continue
         try:
             if filelock.try_lock(descriptor, exclusive=True):
-                for other in names:
-                    if other.startswith(f"{owner}."):
-                        with suppress(OSError):
-                            os.unlink(f"{directory}/{other}")
+                names = [name for name in os.listdir(directory) if name.startswith(f"{owner}.")]
+                settle(_notes([f"{directory}/{name}" for name in names]))
+                # Last of all what the others are found by, should we be killed ourselves.
+                for name in sorted(names, key=alive.__eq__):
+                    with suppress(OSError):
+                        os.unlink(f"{directory}/{name}")
         finally:
             os.close(descriptor)
+
+
+def _notes(paths: list[str]) -> list[str]:
+    found: list[str] = []
+    for path in paths:
+        with suppress(OSError):  # EINVAL: it is none
+            found.append(os.readlink(path))
+    return found

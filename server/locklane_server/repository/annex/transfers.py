@@ -58,6 +58,23 @@ class Transfers:
             for descriptor in taken.values():
                 os.close(descriptor)
 
+    def interrupted(self) -> list[tuple[Key, str]]:
+        """Keys and clients of what is left of transfers that nobody makes any more."""
+        found: dict[tuple[Key, str], None] = {}
+        # Most of them have left a lock file that they share with those of other clients, too.
+        for client in sorted(
+            _directories(str(self._layout.annex / "transfer" / "download")),
+            key=lambda entry: entry.name == "lck",
+        ):
+            with suppress(OSError):
+                for name in os.listdir(client.path):
+                    with suppress(ValueError):
+                        key = Key.from_file_name(name.removeprefix("lck."))
+                        lock = name if name.startswith("lck.") else f"lck.{name}"
+                        if not _is_locked(f"{client.path}/{lock}"):
+                            found[key, client.name] = None
+        return list(found)
+
     def bytes_to_come(self, besides: Key) -> int:
         """Bytes that the transfers under way will still need on the disk, as far as their keys
         tell; that of one key is left out."""
