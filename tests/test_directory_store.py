@@ -20,6 +20,7 @@ from conftest import (
     put,
     remove,
 )
+from kinds import key_of, partial_path
 
 from locklane_client import Key
 from locklane_server.repository import RepositoryError
@@ -109,3 +110,24 @@ def test_what_git_annex_made_read_only_can_be_removed_by_who_is_not_root() -> No
         finally:
             os.seteuid(0)
         assert not path.parent.exists()
+
+
+def test_of_uploads_that_a_killed_server_left_only_those_stay_that_a_resume_uses(
+    store: Path,
+) -> None:
+    """What has been made read-only, to be put into its place, can be gone on with."""
+    content = b"what has come so far"
+    begun, empty = key_of(content + b", and the rest"), key_of(b"nothing of it has come")
+    unhashed = Key.parse("WORM-s100-m1--a file")
+    for key, came in (begun, content), (empty, b""), (unhashed, content):
+        path = partial_path(store, key)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(came)
+        path.chmod(0o444)
+    workers = Workers()
+    opened = DirectoryRepository.open(store, workers)
+    asyncio.run(opened.aclose())
+    workers.close()
+    path = partial_path(store, begun)
+    assert list(path.parent.iterdir()) == [path]
+    assert path.stat().st_mode & 0o200

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import sqlite3
+import stat
 import uuid as uuids
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -30,6 +31,7 @@ from locklane_server.repository.diskerrors import disk_error, try_disk
 from locklane_server.repository.hashing import hash_directories_lower
 from locklane_server.repository.partial import (
     PartialFile,
+    can_be_resumed,
     partial_size,
     sync_directory,
 )
@@ -115,6 +117,7 @@ class DirectoryRepository:
                 ) from error
             known = _uuid(own / "uuid", uuid)
             retention = Retention(own / "retention.sqlite", clock=clock)
+            _clear_up(own / "partial")
         except (OSError, sqlite3.Error) as error:
             os.close(serving)
             raise RepositoryError(f"cannot use {directory}: {error}") from error
@@ -257,6 +260,18 @@ class DirectoryRepository:
         await self.tidy()
         self._retention.close()
         os.close(self._serving)
+
+
+def _clear_up(directory: Path) -> None:
+    """Delete what a server that was killed left of uploads that nobody can go on with, and make the
+    rest as it was while they were under way."""
+    for name in os.listdir(directory) if directory.is_dir() else []:
+        path = directory / name
+        with suppress(ValueError):
+            if can_be_resumed(Key.from_file_name(name)) and path.stat().st_size:
+                path.chmod(path.stat().st_mode | stat.S_IWUSR)
+            else:
+                path.unlink()
 
 
 def _refuse_what_is_no_store(directory: Path) -> None:
