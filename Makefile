@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+KILLS ?= 100
+LOCKLANE_SEED ?= $(shell date +%s)
 
-.PHONY: help compare peer test lint types bench-core reference peer-reference clean
+.PHONY: help compare peer test crash lint types bench-core reference peer-reference clean
 .DEFAULT_GOAL := help
 
 help:  ## Show what can be made
@@ -25,6 +27,9 @@ peer: $(INSTALLED)  ## Measure Locklane and git annex p2phttp side by side and w
 
 test: $(INSTALLED) lint types  ## Lint, types and all tests
 	$(BIN)/pytest --numprocesses=auto --dist=loadscope $(ARGS)
+
+crash: $(INSTALLED)  ## Kill the server 100 times under load, on each kind of repository (KILLS, LOCKLANE_SEED)
+	LOCKLANE_KILLS=$(KILLS) LOCKLANE_SEED=$(LOCKLANE_SEED) $(BIN)/pytest -s tests/test_crash.py $(ARGS)
 
 lint: $(INSTALLED)  ## Style
 	$(BIN)/ruff check .
