@@ -49,7 +49,7 @@ class Interrupted:
             for key, client in self._transfers.interrupted():
                 with suppress(TransferInProgress):
                     self._end_transfer(key, client)
-        except (OSError, RepositoryError) as error:
+        except (OSError, ValueError, RepositoryError) as error:
             _log.warning(
                 "%s: what an earlier server left cannot be put in order: %s",
                 self._layout.git,
