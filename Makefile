@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 KILLS ?= 100
 LOCKLANE_SEED ?= $(shell date +%s)
 
-.PHONY: help compare peer test crash lint types bench-core reference peer-reference clean
+.PHONY: help compare peer soak test crash lint types bench-core reference peer-reference clean
 .DEFAULT_GOAL := help
 
 help:  ## Show what can be made
@@ -24,6 +24,9 @@ compare: $(INSTALLED)  ## Price the lock transports per dropped file, in 3 minut
 
 peer: $(INSTALLED)  ## Measure Locklane and git annex p2phttp side by side and write a report below reports/
 	$(BIN)/locklane compare --peer git-annex $(ARGS)
+
+soak: $(INSTALLED)  ## Ten minutes of mixed load: do memory, descriptors and threads stay flat? A report below reports/
+	$(BIN)/locklane soak $(ARGS)
 
 test: $(INSTALLED) lint types  ## Lint, types and all tests
 	$(BIN)/pytest --numprocesses=auto --dist=loadscope $(ARGS)

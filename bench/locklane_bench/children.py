@@ -133,11 +133,15 @@ class Child:
             stdin.write(f"{line}\n".encode())
             stdin.flush()
 
-    def _stderr(self) -> str:
+    def said(self, most: int = 1 << 20) -> str:
+        """What it printed on its standard error, the last ``most`` bytes."""
         # Not by seek and read: the position in the file is the process's too.
         size = os.fstat(self._said.fileno()).st_size
-        tail = os.pread(self._said.fileno(), 2000, max(0, size - 2000))
-        said = tail.decode("utf-8", "replace").strip()
+        tail = os.pread(self._said.fileno(), most, max(0, size - most))
+        return tail.decode("utf-8", "replace").strip()
+
+    def _stderr(self) -> str:
+        said = self.said(2000)
         return f", having said:\n{said}" if said else ", having said nothing"
 
 

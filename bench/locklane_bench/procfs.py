@@ -70,6 +70,14 @@ def descriptors(pid: int) -> int:
         return directory.stat().st_size or sum(1 for _ in directory.iterdir())
 
 
+def threads(pid: int) -> int:
+    """Threads of a process (``Threads``, ``man 5 proc_pid_status``)."""
+    for line in _read(pid, "status").splitlines():
+        if line.startswith("Threads:"):
+            return int(line.split()[1])
+    raise ProcessLookupError(f"process {pid} has ended")
+
+
 def memory_kib(pid: int) -> int:
     """What is resident in memory now, in KiB, to the page (``Documentation/filesystems/proc.rst``,
     ``/proc/PID/smaps_rollup``; what the other files say may be off by some hundred KiB)."""
