@@ -63,8 +63,13 @@ class _Connection(web.RequestHandler):
         self._late = self._loop.call_later(HEAD_SECONDS, self._no_head)
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        """Of one that is gone, the rest of a body is not waited for: aiohttp itself goes on for as
+        long as if it were there (3.14)."""
         self._in_time()
+        task, answered = self._task_handler, self._current_request is None
         super().connection_lost(exc)
+        if answered and task is not None:
+            task.cancel()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
