@@ -20,6 +20,7 @@ from .address import Address
 from .download import Got, download
 from .errors import HoldEnded, LocklaneError, LockLost
 from .files import Progress
+from .finishing import to_its_end
 from .key import Key
 from .requests import Removed
 from .session import Counts, Session
@@ -172,14 +173,16 @@ class Client:
 
     async def aclose(self) -> None:
         """Close every connection. Holds that are still open end as a crash would end them, and
-        are lost to their holders."""
-        with anyio.CancelScope(shield=True):
-            while self._held:
-                lock, hold = self._held.popitem()
-                if lock.lost is None:
-                    lock._lose("the client was closed", True)
-                await hold.abandon()
-            await self._session.aclose()
+        are lost to their holders. Whoever is cancelled meanwhile waits all the same."""
+        await to_its_end(asyncio.create_task(self._aclose()))
+
+    async def _aclose(self) -> None:
+        while self._held:
+            lock, hold = self._held.popitem()
+            if lock.lost is None:
+                lock._lose("the client was closed", True)
+            await hold.abandon()
+        await self._session.aclose()
 
     @property
     def address(self) -> Address:

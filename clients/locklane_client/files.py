@@ -13,10 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-import anyio
-
 from .backends import Verifier
 from .errors import LocalFileError
+from .finishing import to_its_end
 
 T = TypeVar("T")
 
@@ -34,17 +33,7 @@ _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EX
 async def in_thread(work: Callable[[], T]) -> T:
     """Do work that blocks in another thread. Cancelled, it waits until the thread is done: what the
     work uses can then be closed."""
-    running = asyncio.get_running_loop().run_in_executor(None, work)
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        with anyio.CancelScope(shield=True):
-            while not running.done():
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait([running])
-        if not running.cancelled():
-            running.exception()  # nobody else will look at it
-        raise
+    return await to_its_end(asyncio.get_running_loop().run_in_executor(None, work))
 
 
 class Part:
