@@ -32,6 +32,7 @@ from conftest import (
     until_interrupted,
     wait_for_port,
 )
+from interrupting import MANNERS, interrupted, no_complaints
 
 from locklane_client import (
     TRANSPORTS,
@@ -690,3 +691,36 @@ async def test_a_peer_that_floods_with_pings_and_reads_no_answer_is_given_up(key
             with pytest.raises(ServerUnreachable, match="it reads nothing"):
                 async with client.lock(key):
                     pass
+
+
+# -- interrupted -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("manner", MANNERS)
+@pytest.mark.parametrize("scheme", ["https", "http"])
+async def test_a_lock_interrupted_at_every_await_is_given_back_and_leaves_nothing(
+    serve: Serve, caddy: Any, trusting: ssl.SSLContext, key: Key, scheme: str, manner: str
+) -> None:
+    async with serve() as there:
+        proxy = caddy(there)
+        port = proxy.tls if scheme == "https" else proxy.plain
+
+        async def work() -> None:
+            async with over_http2(url(there, port, scheme), tls=trusting) as c, c.lock(key):
+                await asyncio.sleep(0)
+
+        def left() -> tuple[int, int]:
+            """Tasks and descriptors, without those of the proxy's connections, which stay."""
+            of_proxy = there.server.connections_open
+            return len(asyncio.all_tasks()) - of_proxy, descriptors() - of_proxy
+
+        before = left()
+        await work()
+        at = 1
+        with no_complaints():
+            while await interrupted(work, at, manner):
+                at += 1
+                await eventually(lambda: there.locks == there.served.holds == 0)
+                await eventually(lambda: left() <= before)
+        assert at > 10
+        await there.nothing_left()

@@ -171,6 +171,11 @@ class LongPollHttp2Hold:
         try:
             # Does not cancel it when it is cancelled itself.
             await asyncio.wait([self._answer], timeout=session.answer_timeout)
+        except asyncio.CancelledError:
+            # Of a request that is broken off, a proxy may not pass on what came last.
+            session.in_background(self._leave_when_answered())
+            raise
+        try:
             if not self._answer.done():
                 raise LocklaneError(f"no answer to the unlock within {session.answer_timeout:g} s")
             body = _read(session, "keeplocked", self._answer.result())
@@ -180,6 +185,12 @@ class LongPollHttp2Hold:
         if ended_before:
             raise HoldEnded(answer.reason or "the server ended the hold", answer.retained)
         confirm_unlocked(answer)
+
+    async def _leave_when_answered(self) -> None:
+        try:
+            await asyncio.wait([self._answer], timeout=self._session.answer_timeout)
+        finally:
+            await self.abandon()
 
     async def abandon(self) -> None:
         self._ending = True
