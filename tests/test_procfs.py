@@ -80,6 +80,19 @@ def test_cpu_seconds_are_those_that_the_process_itself_counts(child: Child) -> N
     assert 0.3 <= after - before < 0.4
 
 
+def test_threads_are_those_that_run_now() -> None:
+    before = procfs.threads(os.getpid())
+    end = threading.Event()
+    more = [threading.Thread(target=end.wait) for _ in range(3)]
+    for each in more:
+        each.start()
+    assert procfs.threads(os.getpid()) == before + 3
+    end.set()
+    for each in more:
+        each.join()
+    until(lambda: procfs.threads(os.getpid()) == before)
+
+
 def test_cpu_seconds_include_every_thread() -> None:
     def burn() -> None:
         start = time.thread_time()

@@ -14,13 +14,16 @@ JOBS = 4
 POOLS = 3
 """… so many threads of each kind it may have, each begun when it is first needed."""
 
+ENOUGH = 120
+"""Samples that a slope is found from; up to twice as many."""
+
 SLOPE_KIB = 16.0
 """KiB per 1,000 requests by which memory may grow over the second half: 16 bytes for a request.
-Whatever is kept of each request takes more, the smallest object of Python's included, …"""
+Whatever is kept of each request takes more, the smallest object of Python's included."""
 
-NOISE_KIB = 1536
-"""… if it comes to more than this over the half. Allocators take and give back memory in pieces of
-up to a mebibyte, and where a run begins and ends between two of them is chance."""
+NOISE_KIB = 4096
+"""What memory may differ by without having grown: uploads come and go, and allocators take and give
+back some megabytes at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,9 @@ class Slope:
     @classmethod
     def through(cls, samples: Sequence[Sample]) -> Slope:
         """The line of Theil and Sen: its slope is the median of those between any two samples, its
-        height the median of what they leave. A third of all samples may be anything."""
+        height the median of what they leave. A quarter of all samples may be anything. Of many,
+        some are taken at even distances: all pairs of them would take long."""
+        samples = samples[:: max(1, len(samples) // ENOUGH)]
         pairs = [
             (later.memory_kib - sooner.memory_kib) * 1000 / (later.requests - sooner.requests)
             for place, sooner in enumerate(samples)
@@ -123,6 +128,18 @@ class Watched:
         half = self.half
         return self.slope.kib * (half[-1].requests - half[0].requests) / 1000 if half else 0.0
 
+    @property
+    def grew(self) -> bool:
+        """Memory grows with requests: over the second half, in either part of that (one step is no
+        growth), and what is there when all clients are gone has become more, too."""
+        half = self.half
+        parts = half, half[: len(half) // 2], half[len(half) // 2 :]
+        return (
+            all(Slope.through(part).kib > SLOPE_KIB for part in parts)
+            and self.growth_kib > NOISE_KIB
+            and self.after.memory_kib - self.before.memory_kib > NOISE_KIB
+        )
+
     def faults(self) -> list[str]:
         """What is not as it was, a sentence each."""
         found = []
@@ -137,7 +154,7 @@ class Watched:
                 f"{name}: {after.threads} threads run when all clients are gone; it began with "
                 f"{self.start.threads}, and has {POOLS} times {JOBS} workers"
             )
-        if self.slope.kib > SLOPE_KIB and self.growth_kib > NOISE_KIB:
+        if self.grew:
             found.append(
                 f"{name}: memory grew by {self.slope.kib:.1f} KiB per 1,000 requests over the "
                 f"second half, {self.growth_kib / 1024:.1f} MiB in all; {SLOPE_KIB:g} KiB are "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -83,8 +84,10 @@ def text(soaked: Soaked) -> str:
         "",
         "Memory is what is resident, sampled each second. Its slope over requests is that of Theil "
         "and Sen, the median of the slopes between any two samples of the second half, which a "
-        "spike does not move. It is flat if that is not over "
-        f"{SLOPE_KIB:g} KiB per 1,000 requests, or does not come to {NOISE_KIB / 1024:g} MiB. "
+        f"spike does not move. It has grown if the slope is over {SLOPE_KIB:g} KiB per 1,000 "
+        "requests there, and in either part of it, because one step of an allocator's is no "
+        f"growth, and if it comes to more than {NOISE_KIB / 1024:g} MiB there, and between the "
+        "warm-up and the end, when all clients are gone. "
         f"Threads are begun when they are first needed, up to {POOLS} times {JOBS} (`--jobs`).",
         "",
         "What the clients did:",
@@ -157,10 +160,15 @@ def chart(soaked: Soaked) -> str:
                 [it.seconds / 60 for it in half],
                 [each.slope.at(it.requests) / 1024 for it in half],
                 color=INK,
-                linewidth=1.8,
+                linestyle=DASHES[place % len(DASHES)],
+                linewidth=2.2,
                 zorder=4,
             )
-        memory.set_title("resident memory, MiB; the line is the slope", loc="left", fontsize=11.5)
+        memory.set_title(
+            "resident memory, MiB; in black: the slope over the second half",
+            loc="left",
+            fontsize=11.5,
+        )
         descriptors.set_title("open descriptors", loc="left", fontsize=11.5)
         descriptors.set_xlabel("minutes of load, after the warm-up")
         for axes in (memory, descriptors):
@@ -174,23 +182,25 @@ def chart(soaked: Soaked) -> str:
 
 
 def _line(axes: Axes, place: int, each: Watched, value: Callable[[Sample], float]) -> None:
-    """One server's, with its name at the end."""
+    """One server's. Names are in the order of the servers: their lines are close together."""
     if not each.samples:
         return
     colour = COLOURS[place % len(COLOURS)]
+    drawn: dict[str, Any] = {
+        "color": colour,
+        "linestyle": DASHES[place % len(DASHES)],
+        "linewidth": 1.2,
+    }
     axes.plot(
         [it.seconds / 60 for it in each.samples],
         [value(it) for it in each.samples],
-        color=colour,
-        linestyle=DASHES[place % len(DASHES)],
-        linewidth=1.2,
+        **drawn,
         zorder=3,
     )
-    last = sorted(value(it) for it in each.samples[-20:])
     axes.annotate(
         each.name,
-        (1.01, last[len(last) // 2]),
-        xycoords=("axes fraction", "data"),
+        (1.01, 0.95 - 0.12 * place),
+        xycoords="axes fraction",
         verticalalignment="center",
         color=colour,
         annotation_clip=False,
