@@ -17,6 +17,7 @@ from locklane_bench.report.curves import COLOURS, DASHES
 from locklane_bench.report.drawing import INK, STYLE, to_svg
 from locklane_bench.report.wording import mebibytes
 from locklane_bench.soak.figures import JOBS, NOISE_KIB, POOLS, SLOPE_KIB, Sample, Soaked, Watched
+from locklane_bench.soak.runner import ALLOCATOR
 
 CHART = "memory.svg"
 
@@ -87,7 +88,10 @@ def text(soaked: Soaked) -> str:
         f"spike does not move. It has grown if the slope is over {SLOPE_KIB:g} KiB per 1,000 "
         "requests there, and in either part of it, because one step of an allocator's is no "
         f"growth, and if it comes to more than {NOISE_KIB / 1024:g} MiB there, and between the "
-        "warm-up and the end, when all clients are gone. "
+        "warm-up and the end, when all clients are gone. The servers' C library is told to give "
+        "back at once what is free: "
+        + ", ".join(f"`{name}={value}`" for name, value in ALLOCATOR.items())
+        + ". "
         f"Threads are begun when they are first needed, up to {POOLS} times {JOBS} (`--jobs`).",
         "",
         "What the clients did:",

@@ -41,6 +41,14 @@ KEYS = 50
 
 LARGE_SIZE = 8 << 20
 
+ALLOCATOR = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+}
+"""For glibc (mallopt(3)): what is free goes back to the system at once, so that what is resident is
+what is kept. Otherwise some megabytes come and go, by where the largest buffers happened to be."""
+
 _COMPLAINT = re.compile(r"^Traceback |\b(?:ERROR|CRITICAL)\b|Error: |exception", re.MULTILINE)
 
 Progress = Callable[[str, int, int], None]
@@ -212,8 +220,9 @@ def _place(
     environment: dict[str, str] | None,
 ) -> _Place:
     command = [*what, "--wideopen", "--port", "0", "--metrics", "127.0.0.1:0", "--jobs", f"{JOBS}"]
+    env = {**(environment or os.environ), **ALLOCATOR}
     child = stack.enter_context(
-        ServerChild(python("locklane_client", "serve", *command), "locklane serve", env=environment)
+        ServerChild(python("locklane_client", "serve", *command), "locklane serve", env=env)
     )
     scratch = directory / f"clients-{name}"
     scratch.mkdir()
