@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from locklane_bench import procfs
-from locklane_bench.children import ServerChild, python
+from locklane_bench.children import QUIET, ServerChild, python
 from locklane_bench.gitannex import AnnexRepository
 from locklane_bench.keys import Source, made, put_into_store
 from locklane_bench.soak.figures import JOBS, Sample, Soaked, Watched
@@ -219,7 +219,17 @@ def _place(
     stack: ExitStack,
     environment: dict[str, str] | None,
 ) -> _Place:
-    command = [*what, "--wideopen", "--port", "0", "--metrics", "127.0.0.1:0", "--jobs", f"{JOBS}"]
+    command = [
+        *what,
+        "--wideopen",
+        "--port",
+        "0",
+        "--metrics",
+        "127.0.0.1:0",
+        "--jobs",
+        f"{JOBS}",
+        *QUIET,
+    ]
     env = {**(environment or os.environ), **ALLOCATOR}
     child = stack.enter_context(
         ServerChild(python("locklane_client", "serve", *command), "locklane serve", env=env)
