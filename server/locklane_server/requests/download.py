@@ -14,6 +14,7 @@ from aiohttp import hdrs, web
 from locklane_server.access import Right
 from locklane_server.repository import Content, RepositoryError
 from locklane_server.request import ApiError, ApiRequest, Requests, Route
+from locklane_server.requests import ranges
 from locklane_server.sendfile import send_file
 
 SMALL = 64 * 1024
@@ -23,7 +24,6 @@ PIECE = 256 * 1024
 """Bytes that are read at once where the kernel cannot send the file by itself (TLS)."""
 
 _log = logging.getLogger(__name__)
-_RANGE = re.compile(r"bytes=\s*([0-9]{0,4000})-([0-9]{0,4000})\s*")
 _TAG = re.compile(r'(?:W/)?"([^"]*)"')
 
 
@@ -38,30 +38,6 @@ class _Part:
     offset: int
     """Where that begins in the content."""
     status: int = 200
-
-    def narrow(self, first: str, last: str) -> None:
-        """To a range of bytes. One that makes no sense is passed over (RFC 9110, 14.2).
-
-        :raises ApiError: 416, none of it is there.
-        """
-        if not first:  # the last so many
-            if not last:
-                return
-            length = min(int(last), self.whole)
-            begin = self.whole - length
-        else:
-            begin = int(first)
-            end = min(int(last) + 1, self.whole) if last else self.whole
-            if last and int(last) < begin:
-                return
-            length = end - begin
-        if length <= 0:
-            raise ApiError(
-                416,
-                f"there are {self.whole} bytes, and none of them is in that range",
-                {hdrs.CONTENT_RANGE: f"bytes */{self.whole}"},
-            )
-        self.begin, self.length, self.status = self.offset + begin, length, 206
 
 
 async def _download(request: ApiRequest) -> web.StreamResponse:
@@ -103,11 +79,16 @@ def _part(http: web.BaseRequest, content: Content, offset: int) -> _Part:
     offset = min(offset, content.size)
     whole = content.size - offset
     part = _Part(offset, whole, whole, offset)
-    # Of several ranges at once, all is an answer too.
-    wanted = _RANGE.fullmatch(http.headers.get(hdrs.RANGE, ""))
     condition = http.headers.get(hdrs.IF_RANGE)
-    if wanted and (condition is None or condition.strip() == f'"{content.etag}"'):
-        part.narrow(*wanted.groups())
+    if condition is not None and condition.strip() != f'"{content.etag}"':
+        return part
+    try:
+        wanted = ranges.parse(http.headers.get(hdrs.RANGE, ""), whole)
+    except ranges.NothingThereError as error:
+        raise ApiError(416, str(error), {hdrs.CONTENT_RANGE: f"bytes */{whole}"}) from error
+    if wanted is not None:
+        begin, part.length = wanted
+        part.begin, part.status = offset + begin, 206
     return part
 
 
