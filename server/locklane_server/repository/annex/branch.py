@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from typing import IO
 
 from locklane_server.repository import RepositoryError
 from locklane_server.repository.annex.program import environment
@@ -14,6 +15,24 @@ BRANCH = "refs/heads/git-annex"
 _COMMIT = BRANCH.encode() + b"^{commit}"
 
 _MISSING = b" missing\n"
+
+
+def read_answer(git: IO[bytes]) -> bytes | None:
+    """What ``git cat-file --batch`` says to a name: the content, or ``None``: there is none.
+
+    :raises EOFError: that is no whole answer.
+    """
+    header = git.readline()
+    if header.endswith(_MISSING):
+        return None
+    words = header.split()
+    if len(words) != 3 or not words[2].isdigit():
+        raise EOFError
+    size = int(words[2])
+    content = git.read(size + 1)
+    if len(content) != size + 1:
+        raise EOFError
+    return content[:size]
 
 
 class BranchReader:
@@ -90,17 +109,7 @@ class BranchReader:
         try:
             process.stdin.write(name + b"\n")
             process.stdin.flush()
-            header = process.stdout.readline()
-            if header.endswith(_MISSING):
-                return None
-            words = header.split()
-            if len(words) != 3 or not words[2].isdigit():
-                raise EOFError
-            size = int(words[2])
-            content = process.stdout.read(size + 1)
-            if len(content) != size + 1:
-                raise EOFError
-            return content[:size]
+            return read_answer(process.stdout)
         except BaseException:
             # What it still has to say would be taken for the answer to the next question.
             self.close()

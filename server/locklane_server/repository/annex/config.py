@@ -81,7 +81,7 @@ class Config:
         if not bare:
             top = _git(directory, "rev-parse", "--path-format=absolute", "--show-toplevel")
             work_tree = Path(top.removesuffix("\n"))
-        settings = _settings(directory)
+        settings = parse_settings(_git(directory, "config", "--null", "--list"))
         _refuse(git, settings)
         try:
             modes = Modes.parse(settings.get("core.sharedrepository"))
@@ -95,7 +95,7 @@ class Config:
             verify=_boolean(settings, "annex.verify", True),
             thin=_boolean(settings, "annex.thin", False),
             secure_hashes_only=_boolean(settings, "annex.securehashesonly", False),
-            disk_reserve=_size(git, settings.get("annex.diskreserve")),
+            disk_reserve=_disk_reserve(git, settings.get("annex.diskreserve")),
             private=_boolean(settings, "annex.private", False),
             database_directory=settings.get("annex.dbdir"),
             by_git_annex=any(settings.get(name) for name in _GIT_ANNEX_ONLY)
@@ -153,10 +153,11 @@ def _refuse(git: Path, settings: dict[str, str]) -> None:
         raise RepositoryError(f"{git} has no directory annex: run 'git annex init' in it again")
 
 
-def _settings(directory: Path) -> dict[str, str]:
-    """Of several values the last counts. A name without a value is true."""
+def parse_settings(listed: str) -> dict[str, str]:
+    """What ``git config --null --list`` prints. Of several values the last counts. A name without a
+    value is true."""
     settings = {}
-    for entry in _git(directory, "config", "--null", "--list").split("\0"):
+    for entry in listed.split("\0"):
         name, separator, value = entry.partition("\n")
         if name:
             settings[name] = value if separator else "true"
@@ -180,15 +181,25 @@ _SIZE = re.compile(
 )
 
 
-def _size(git: Path, value: str | None) -> int:
-    """A size as git-annex's settings have it: ``100 megabytes``, ``1.5 GiB``, ``1gb``, ``0``."""
+def _disk_reserve(git: Path, value: str | None) -> int:
     if value is None:
         return DISK_RESERVE
-    match = _SIZE.fullmatch(value.strip().lower())
-    if match is None:
+    try:
+        return parse_size(value)
+    except ValueError as error:
         raise RepositoryError(
             f"{git}: annex.diskreserve is {value!r}, which is no size; write for example 1 gigabyte"
-        )
+        ) from error
+
+
+def parse_size(value: str) -> int:
+    """A size as git-annex's settings have it: ``100 megabytes``, ``1.5 GiB``, ``1gb``, ``0``.
+
+    :raises ValueError: it is none.
+    """
+    match = _SIZE.fullmatch(value.strip().lower())
+    if match is None:
+        raise ValueError(f"{value!r} is no size")
     size = float(match["number"])
     if match["binary"]:
         size *= 1024.0 ** ("kmgtp".index(match["binary"]) + 1)

@@ -185,5 +185,10 @@ def read(place: str) -> float | None:
             text = file.read(64) or b""
     except FileNotFoundError:
         return None
+    return parse(text)
+
+
+def parse(text: bytes) -> float | None:
+    """The time that a retention file holds; ``None``: it is none."""
     match = _TIME.fullmatch(text)
     return float(match[1]) if match else None
