@@ -35,6 +35,20 @@ def read_answer(git: IO[bytes]) -> bytes | None:
     return content[:size]
 
 
+def subdirectories(tree: bytes, length: int) -> dict[bytes, bytes]:
+    """The directories in a directory, with their hashes, out of the form that git stores it in.
+
+    :param length: of a hash, in bytes.
+    """
+    found, at = {}, 0
+    while (end := tree.find(b"\0", at)) >= 0:
+        mode, _, name = tree[at:end].partition(b" ")
+        at = end + 1 + length
+        if mode == b"40000":
+            found[name] = tree[end + 1 : at]
+    return found
+
+
 class BranchReader:
     """``git cat-file --batch``: resolves the branch anew for each file that it is asked for.
 
@@ -48,7 +62,7 @@ class BranchReader:
         self._process: subprocess.Popen[bytes] | None = None
         # Of the branch as it was last read. git would inflate its some 4,000 entries for each file.
         self._top_name = b""
-        self._top = b""
+        self._top: dict[bytes, bytes] = {}
 
     def read(self, path: bytes) -> bytes:
         """The content of a file on the branch; empty if it is not there.
@@ -58,17 +72,13 @@ class BranchReader:
         :raises RepositoryError: git cannot read the branch; the text has what it said.
         """
         directory, _, rest = path.partition(b"/")
-        entry = b"40000 " + directory + b"\0"
-        top = self._read_top()
-        at = top.find(entry)
-        if at < 0:
+        name = self._read_top().get(directory)
+        if name is None:
             return b""
-        at += len(entry)
-        name = top[at : at + len(self._top_name) // 2].hex().encode()
-        return self._object(name + b":" + rest) or b""
+        return self._object(name.hex().encode() + b":" + rest) or b""
 
-    def _read_top(self) -> bytes:
-        """The top directory of the branch, as git stores it.
+    def _read_top(self) -> dict[bytes, bytes]:
+        """What is in the top directory of the branch, with the hashes of it.
 
         :raises RepositoryError: there is no such branch. To take that for an empty one would be to
             write over all that is known of a key.
@@ -79,7 +89,8 @@ class BranchReader:
             top = self._object(name) if name else None
             if top is None:
                 raise RepositoryError(self._complaint())
-            self._top_name, self._top = name, top
+            # Not searched as it is: an entry may have a name that looks like another entry.
+            self._top_name, self._top = name, subdirectories(top, len(name) // 2)
         return self._top
 
     def close(self) -> None:
