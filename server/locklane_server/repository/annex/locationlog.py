@@ -36,8 +36,11 @@ PICOSECONDS = 10**12
 
 _TEMPORARY = b"locklane-"
 
+MAX_DIGITS = 4000
+"""Of the seconds in a line. Python reads no number that is much longer; git-annex writes ten."""
+
 _LINE_END = re.compile(rb"[\r\n]+")
-_LINE = re.compile(rb"([+-]?)([0-9]+)(?:\.([0-9]+))?s? ([01X]) (.*)", re.DOTALL)
+_LINE = re.compile(rb"([+-]?)([0-9]{1,%d})(?:\.([0-9]+))?s? ([01X]) (.*)" % MAX_DIGITS, re.DOTALL)
 
 
 class Line(NamedTuple):
