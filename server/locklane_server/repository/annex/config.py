@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -205,6 +206,8 @@ def parse_size(value: str) -> int:
         size *= 1024.0 ** ("kmgtp".index(match["binary"]) + 1)
     elif match["decimal"]:
         size *= 1000.0 ** ("kmgtp".index(match["decimal"]) + 1)
+    if math.isinf(size):
+        raise ValueError(f"{value!r} is beyond every disk")
     return round(size)
 
 
