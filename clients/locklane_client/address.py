@@ -10,7 +10,7 @@ from urllib.parse import quote, urlsplit
 from .wire import DEFAULT_PORT, bracket, unbracket, unquote
 
 _SCHEMES = {"annex+http": "http", "annex+https": "https", "http": "http", "https": "https"}
-_LOGIN = re.compile(r"^([a-z+]*:/*)?.*@", re.DOTALL | re.IGNORECASE)
+_LOGIN = re.compile(r"^([a-z+]*+:/*+)?.*@", re.DOTALL | re.IGNORECASE)
 """What no message may show: all before the last @, whatever a mistake has made of it."""
 _FORM = "annex+http://HOST:9417/git-annex/UUID"
 

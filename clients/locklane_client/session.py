@@ -437,8 +437,8 @@ def sentence(body: bytes | bytearray) -> str:
     try:
         answer = json.loads(text)
         if isinstance(answer, dict) and isinstance(answer.get("error"), str):
-            text = answer["error"]
-    except ValueError:
+            text = answer["error"].encode("utf-8", "replace").decode("utf-8")
+    except (ValueError, RecursionError):
         pass
     line = " ".join(text.split())
     return line if len(line) <= 300 else line[:299] + "…"
