@@ -136,9 +136,10 @@ def split_host_port(text: str) -> tuple[str, int]:
     :raises ValueError: it is not that.
     """
     host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
     if not (host and port.isascii() and port.isdecimal() and int(port) < 65536):
         raise ValueError(f"not HOST:PORT: {text!r}")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    return host, int(port)
 
 
 def _quote(text: str) -> str:

@@ -26,7 +26,7 @@ def read_answer(git: IO[bytes]) -> bytes | None:
     if header.endswith(_MISSING):
         return None
     words = header.split()
-    if len(words) != 3 or not words[2].isdigit():
+    if len(words) != 3 or not words[2].isdigit() or len(words[2]) > 18:
         raise EOFError
     size = int(words[2])
     content = git.read(size + 1)
