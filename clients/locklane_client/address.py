@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ipaddress
 import re
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
@@ -12,6 +13,8 @@ from .wire import DEFAULT_PORT, bracket, unbracket, unquote
 _SCHEMES = {"annex+http": "http", "annex+https": "https", "http": "http", "https": "https"}
 _LOGIN = re.compile(r"^([a-z+]*+:/*+)?.*@", re.DOTALL | re.IGNORECASE)
 """What no message may show: all before the last @, whatever a mistake has made of it."""
+_HOST = re.compile(r"(?:\[([^\[\]]+)\]|[^\s:\[\]\x00-\x1f\x7f\ud800-\udfff]+)(?::[0-9]*)?")
+"""With a port or without. Python's own reading passes over what stands beside brackets (3.11)."""
 _FORM = "annex+http://HOST:9417/git-annex/UUID"
 
 
@@ -88,6 +91,8 @@ class Address:
             scheme, host, port = _SCHEMES.get(parts.scheme), parts.hostname, parts.port
             if "@" in parts.path:  # then what stands before it was meant for a password
                 raise ValueError("@ in the path")
+            if host:
+                _check_host(parts.netloc.rpartition("@")[2])
         except ValueError:  # whose text may hold a part of the password
             raise ValueError(
                 f"{shown} cannot be read; write {_FORM}, with any of /?#@: in a user or password "
@@ -125,6 +130,14 @@ class Address:
         )
 
 
+def _check_host(text: str) -> None:
+    match = _HOST.fullmatch(text)
+    if match is None:
+        raise ValueError("no name of a host")
+    if match[1]:
+        ipaddress.IPv6Address(match[1])
+
+
 def join_host_port(host: str, port: int) -> str:
     """``host:port``, an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -136,8 +149,15 @@ def split_host_port(text: str) -> tuple[str, int]:
     :raises ValueError: it is not that.
     """
     host, _, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not (host and port.isascii() and port.isdecimal() and int(port) < 65536):
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if not (
+        host
+        and not set("[]") & set(host)
+        and port.isascii()
+        and port.isdecimal()
+        and int(port) < 65536
+    ):
         raise ValueError(f"not HOST:PORT: {text!r}")
     return host, int(port)
 
