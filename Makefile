@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 KILLS ?= 100
 LOCKLANE_SEED ?= $(shell date +%s)
 
-.PHONY: help compare peer soak test crash lint types bench-core reference peer-reference clean
+.PHONY: help compare peer soak test crash lint types bench-core reference peer-reference clean fuzz
 .DEFAULT_GOAL := help
 
 help:  ## Show what can be made
@@ -40,6 +40,14 @@ lint: $(INSTALLED)  ## Style
 
 types: $(INSTALLED)  ## Static types
 	$(BIN)/mypy
+
+# atheris looks where an input leads, which hypothesis does not; but it is there for few machines
+# and Pythons, so `make test` does without it.
+FUZZ_SECONDS ?= 60
+
+fuzz: $(INSTALLED)  ## Fuzz every parser for FUZZ_SECONDS (60) each, or those in FUZZ_TARGETS
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
+	$(BIN)/python -m fuzzing --seconds $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
 bench-core: $(INSTALLED)  ## How fast and how small the lock manager is
 	$(BIN)/python -m locklane_bench.lockcore
