@@ -61,6 +61,10 @@ class Refusal(enum.Enum):
     REMOVING = "the content is being removed"
     LOCKED = "the content is locked"
     NOT_PRESENT = "the content is not present"
+    TOO_LONG = (
+        "the key is too long for the name of a lock file beside its content, so that it cannot be "
+        "locked"
+    )
     TOO_LATE = "the time by which the content had to be removed is over"
     UNKNOWN = "no such lock: it was never taken, has been unlocked, or its ten minutes are over"
 

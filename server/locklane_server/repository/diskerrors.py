@@ -6,7 +6,7 @@ import errno
 import os
 import tempfile
 
-from locklane_server.repository import NoSpace, ReadOnly, RepositoryError
+from locklane_server.repository import NoSpace, NotAccepted, ReadOnly, RepositoryError
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -15,6 +15,10 @@ def disk_error(what: str, error: OSError) -> RepositoryError:
     """The repository's error for one of the system's."""
     if error.errno in _NO_SPACE:
         return NoSpace(f"{what}: {error.strerror}; free some space, and try again")
+    if error.errno == errno.ENAMETOOLONG:
+        return NotAccepted(
+            f"{what}: the key is too long for the name of a file on the server's disk"
+        )
     if error.errno == errno.EROFS:
         return ReadOnly(
             f"{what}: the server's disk is mounted read-only; it has to be made writable there"

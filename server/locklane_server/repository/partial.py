@@ -68,6 +68,8 @@ def partial_size(path: str | os.PathLike[str], key: Key) -> int:
     except FileNotFoundError:
         return 0
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # then there cannot be one
+            return 0
         raise disk_error("cannot look for an earlier upload", error) from error
     return 0 if key.size is not None and size > key.size else size
 

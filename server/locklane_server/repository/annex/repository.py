@@ -425,6 +425,9 @@ class AnnexRepository:
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 return Refusal.DESCRIPTORS
+            if error.errno == errno.ENAMETOOLONG:
+                there = find_blocking(self._layout.objects(key))
+                return Refusal.NOT_PRESENT if there is None else Refusal.TOO_LONG
             raise disk_error("cannot lock the content", error) from error
         return busy or Refusal.NOT_PRESENT
 
