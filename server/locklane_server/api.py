@@ -120,6 +120,8 @@ class Api:
         try:
             headers = crosssite.check(http, self._origins)
             if http.rel_url.raw_path == "/health":
+                if http.method not in (hdrs.METH_GET, hdrs.METH_HEAD):
+                    raise ApiError(405, "health takes GET or HEAD", {"Allow": "GET, HEAD"})
                 return await self._health.answer()
             if self._stopping:
                 raise ApiError(503, "the server is stopping")
