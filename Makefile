@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 KILLS ?= 100
 LOCKLANE_SEED ?= $(shell date +%s)
 
-.PHONY: help compare peer soak test crash lint types bench-core reference peer-reference clean fuzz
+.PHONY: help compare peer soak test crash lint types bench-core reference peer-reference clean fuzz fuzz-api
 .DEFAULT_GOAL := help
 
 help:  ## Show what can be made
@@ -48,6 +48,11 @@ FUZZ_SECONDS ?= 60
 fuzz: $(INSTALLED)  ## Fuzz every parser for FUZZ_SECONDS (60) each, or those in FUZZ_TARGETS
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
 	$(BIN)/python -m fuzzing --seconds $(FUZZ_SECONDS) $(FUZZ_TARGETS)
+
+API_EXAMPLES ?= 200
+
+fuzz-api: $(INSTALLED)  ## Ask a server of each kind what the API's description allows, API_EXAMPLES (200) times each request
+	API_EXAMPLES=$(API_EXAMPLES) $(BIN)/pytest -k schemathesis tests/test_openapi.py
 
 bench-core: $(INSTALLED)  ## How fast and how small the lock manager is
 	$(BIN)/python -m locklane_bench.lockcore
