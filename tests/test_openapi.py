@@ -19,6 +19,7 @@ from kinds import both
 
 from locklane_client import Key, wire
 from locklane_client.address import Address
+from locklane_server import api
 from locklane_server.requests import REQUESTS
 from locklane_server.transports import TRANSPORTS
 
@@ -76,6 +77,11 @@ def test_the_versions_described_are_those_that_are_spoken() -> None:
     for name, first in (("version", 0), ("sinceV1", 1), ("sinceV3", 3)):
         versions = parameters[name]["schema"]["enum"]
         assert versions == [f"v{version}" for version in sorted(wire.VERSIONS) if version >= first]
+
+
+def test_whatever_a_repository_refuses_has_a_status_that_is_described() -> None:
+    put = SPEC["paths"]["/git-annex/{uuid}/{version}/put"]["post"]
+    assert {str(status) for status in api._STATUS.values()} <= set(put["responses"])
 
 
 def test_keys_look_as_described() -> None:
