@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 
 from fuzzing import text_of
@@ -49,11 +50,9 @@ def check(data: bytes) -> None:
         if address.password:
             assert f":{address.password}@" not in str(address)
         again = Address.parse(address.url)
-        assert (again.authority, again.base, again.uuid) == (
-            address.authority,
-            address.base,
-            address.uuid,
-        )
+        assert (again.authority, again.base) == (address.authority, address.base)
+        # As bytes: two of them may have become one character, where a line end was between them.
+        assert os.fsencode(again.uuid) == os.fsencode(address.uuid)
         assert again.authorization == address.authorization
     try:
         host, port = split_host_port(text)

@@ -28,4 +28,5 @@ def check(data: bytes) -> None:
     except InvalidOperation:
         raise AssertionError(f"{data!r} is no time") from None
     assert abs(Decimal(time) - exactly) < Decimal("0.5")
-    assert retentionfiles.parse(b"%.2fs" % retentionfiles.rounded_down(time)) is not None
+    if abs(time) < 1e12:
+        assert retentionfiles.parse(b"%.2fs" % retentionfiles.rounded_down(time)) is not None
