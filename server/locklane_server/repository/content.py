@@ -27,8 +27,8 @@ PATIENCE_MILLISECONDS = 5
 """How long a worker waits for a client to take more: for a fast one that is cheaper than to come
 back."""
 
-ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
-"""What the system says where there is no such file."""
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+"""What the system says where there is no such file; a link to another is none."""
 
 
 class FileContent:
@@ -99,7 +99,7 @@ def find_blocking(paths: Sequence[str]) -> os.stat_result | None:
     """:func:`find`, in a worker thread."""
     for path in paths:
         try:
-            status = os.stat(path)
+            status = os.lstat(path)  # what a link leads to may be anywhere
         except OSError as error:
             if error.errno not in ABSENT:
                 raise RepositoryError(f"cannot look for the content: {error.strerror}") from error
@@ -113,7 +113,7 @@ def _open_first(paths: Sequence[str], opened: list[int]) -> None:
     """Puts a descriptor where it is found even by who was cancelled meanwhile."""
     for path in paths:
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             if error.errno not in ABSENT:
                 raise RepositoryError(f"cannot read the content: {error.strerror}") from error

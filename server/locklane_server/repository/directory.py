@@ -27,7 +27,7 @@ from locklane_server.clock import Clock, boottime
 from locklane_server.locks import Lock, Refusal
 from locklane_server.repository import NotEnoughReserve, RepositoryError, TransferInProgress
 from locklane_server.repository.content import ABSENT, FileContent, find, open_content
-from locklane_server.repository.diskerrors import disk_error, try_disk
+from locklane_server.repository.diskerrors import database_error, disk_error, try_disk
 from locklane_server.repository.hashing import hash_directories_lower
 from locklane_server.repository.partial import (
     PartialFile,
@@ -212,7 +212,7 @@ class DirectoryRepository:
     def _remove(self, path: Path, before: float | None) -> Refusal | None:
         above = path.parent
         try:
-            path.stat()
+            path.lstat()
             # git-annex leaves an object's own directory without write permission.
             above.chmod(0o755)
             if before is not None and self._clock() > before:
@@ -221,7 +221,7 @@ class DirectoryRepository:
         except OSError as error:
             if error.errno in ABSENT:
                 return None
-            raise RepositoryError(f"cannot remove the content: {error.strerror}") from error
+            raise disk_error("cannot remove the content", error) from error
         with suppress(OSError):  # until one is not empty
             for directory in (above, above.parent, above.parent.parent):
                 directory.rmdir()
@@ -235,7 +235,7 @@ class DirectoryRepository:
         try:
             self._retention.add(lock)
         except sqlite3.Error as error:
-            raise RepositoryError(f"cannot record the lock on disk: {error}") from error
+            raise database_error("cannot record the lock on disk", error) from error
         return None
 
     async def unlock_content(self, lock: Lock) -> None:

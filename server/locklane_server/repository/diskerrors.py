@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import errno
 import os
+import sqlite3
 import tempfile
 
 from locklane_server.repository import NoSpace, NotAccepted, ReadOnly, RepositoryError
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+_READ_ONLY = "the server's disk is mounted read-only; it has to be made writable there"
+
+
+def database_error(what: str, error: sqlite3.Error) -> RepositoryError:
+    """The repository's error for one of SQLite's."""
+    match getattr(error, "sqlite_errorcode", 0) & 0xFF:  # the rest tells more
+        case sqlite3.SQLITE_FULL:
+            return NoSpace(f"{what}: no space left on device; free some space, and try again")
+        case sqlite3.SQLITE_READONLY:
+            return ReadOnly(f"{what}: {_READ_ONLY}")
+    return RepositoryError(f"{what}: {error}")
 
 
 def disk_error(what: str, error: OSError) -> RepositoryError:
@@ -20,9 +34,7 @@ def disk_error(what: str, error: OSError) -> RepositoryError:
             f"{what}: the key is too long for the name of a file on the server's disk"
         )
     if error.errno == errno.EROFS:
-        return ReadOnly(
-            f"{what}: the server's disk is mounted read-only; it has to be made writable there"
-        )
+        return ReadOnly(f"{what}: {_READ_ONLY}")
     return RepositoryError(f"{what}: {error.strerror or error}")
 
 

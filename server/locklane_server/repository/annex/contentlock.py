@@ -352,7 +352,7 @@ class ContentLocks:
 
 def _is_there(path: str, good: Callable[[str, os.stat_result], bool]) -> bool:
     try:
-        status = os.stat(path)
+        status = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return False
     return stat.S_ISREG(status.st_mode) and good(path, status)
