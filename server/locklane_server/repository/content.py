@@ -27,8 +27,8 @@ PATIENCE_MILLISECONDS = 5
 """How long a worker waits for a client to take more: for a fast one that is cheaper than to come
 back."""
 
-ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
-"""What the system says where there is no such file; a link to another is none."""
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+"""What the system says where there is no such file."""
 
 
 class FileContent:
@@ -115,7 +115,7 @@ def _open_first(paths: Sequence[str], opened: list[int]) -> None:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            if error.errno not in ABSENT:
+            if error.errno not in ABSENT and not os.path.islink(path):
                 raise RepositoryError(f"cannot read the content: {error.strerror}") from error
             continue
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
