@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import socket
 import ssl
 from typing import Any
@@ -41,6 +42,9 @@ ACCEPT_PAUSE_SECONDS = 0.2
 
 LINGER_SECONDS = 10.0
 """How long the rest of a body that nobody wants is read, so that its sender gets to know why."""
+
+_SENTENCE = re.compile(r"[A-Z][a-z]*(?: (?:'Host'|[A-Za-z0-9-]+))+")
+"""What is before a quotation; nothing that could be an address, which has no spaces."""
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +83,7 @@ class _Connection(web.RequestHandler):
         if request is not None and self._messages and not request.content.is_eof():
             found, _ = self._messages[-1]
             if isinstance(found, web_protocol._ErrInfo) and request.content.exception() is None:
-                request.content.set_exception(web.RequestPayloadError(found.message))
+                request.content.set_exception(web.RequestPayloadError(_said(found.message)))
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -121,12 +125,13 @@ class _Connection(web.RequestHandler):
             _log.error("%s %s failed", request.method, request.rel_url.raw_path, exc_info=exc)
             message = "the server failed at this; its log says more"
         else:
+            message = _said(message)
             _log.debug("%s did not speak HTTP: %s", request.remote, message)
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun already")
         response = web.Response(
             status=status,
-            body=wire.dumps({"error": " ".join((message or "this is no HTTP").split())}),
+            body=wire.dumps({"error": message}),
             headers={"Content-Type": wire.JSON_TYPE},
         )
         response.force_close()
@@ -135,6 +140,13 @@ class _Connection(web.RequestHandler):
     def log_exception(self, *arguments: Any, **options: Any) -> None:
         if not isinstance(options.get("exc_info"), web.RequestPayloadError):  # the client's doing
             super().log_exception(*arguments, **options)
+
+
+def _said(message: str | None) -> str:
+    """What aiohttp says of what is no HTTP, without the words of the client that it quotes: they
+    may be of an Authorization header, or of an address with a password."""
+    found = _SENTENCE.match(message or "")
+    return found[0] if found else "this is no HTTP"
 
 
 class Connections(web.Server):
