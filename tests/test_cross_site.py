@@ -3,15 +3,18 @@ and the link that somebody followed, which works."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
-from conftest import SOMEBODY, Serve, There, key_of
+from click.testing import CliRunner
+from conftest import SOMEBODY, Serve, ServerProcess, There, key_of
 from rawhttp import Answer, request, wire
 from users import access, basic
 
 from locklane_client import Key
+from locklane_server import cli
 from locklane_server.access import WIDE_OPEN, Access, Level
 
 SITE = "https://example.org"
@@ -312,3 +315,35 @@ async def test_options_are_no_method_of_who_is_no_browser(serve: Serve, key: Key
     async with allowing(serve, ALLOWED) as there, wire(there) as connection:
         connection.head("OPTIONS", request("remove", key))
         assert (await connection.answer()).status == 405
+
+
+# -- the option ------------------------------------------------------------------------------------
+
+
+async def test_a_site_may_be_written_otherwise_than_browsers_do(
+    server_process: Callable[..., ServerProcess], key: Key
+) -> None:
+    sites = ("HTTPS://Annex.Example.org:443", "http://127.0.0.1:80", "https://example.org:8443")
+    there = server_process(*(word for site in sites for word in ("--allow-origin", site)))
+    as_browsers_do = [ALLOWED, "http://127.0.0.1", "https://example.org:8443"]
+    async with wire(there.url) as connection:
+        for origin in as_browsers_do:
+            connection.head("GET", request("checkpresent", key), f"Origin: {origin}")
+            answer = await connection.answer()
+            assert answer.status == 200
+            assert answer["Access-Control-Allow-Origin"] == origin
+        for origin in (SITE, "http://annex.example.org", "https://127.0.0.1"):
+            connection.head("GET", request("checkpresent", key), f"Origin: {origin}")
+            assert (await connection.answer()).status == 403
+
+
+@pytest.mark.parametrize(
+    "site",
+    ["*", "https://*", "https://*.example.org", "null", "example.org", "https://example.org/",
+     "ftp://example.org", "https://", "https://alice@example.org", ""],
+)  # fmt: skip
+def test_what_names_no_site_is_refused(store: Path, site: str) -> None:
+    words = ["--store", str(store), "--wideopen", "--allow-origin", site]
+    done = CliRunner().invoke(cli.serve, words, terminal_width=10_000)
+    assert done.exit_code == 2
+    assert "write it as browsers do" in done.output

@@ -57,10 +57,16 @@ def _mode(_: click.Context, __: click.Parameter, value: str) -> int:
 
 
 def _origins(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    origins = []
     for value in values:
-        if not re.fullmatch(r"https?://[^/\s]+", value):
+        found = re.fullmatch(r"(https?)://([^/\s@?#*]+)", value.lower())
+        if found is None:
             raise click.BadParameter("write it as browsers do, for example https://example.org")
-    return values
+        scheme, host = found.groups()
+        # As browsers write it, who leave out the port where it is the usual one.
+        host = host.removesuffix(":443" if scheme == "https" else ":80")
+        origins.append(f"{scheme}://{host}")
+    return tuple(origins)
 
 
 def _jobs(_: click.Context, __: click.Parameter, value: str) -> int:
