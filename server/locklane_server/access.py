@@ -100,6 +100,10 @@ class Access:
                 name = variable.removeprefix(PASSWORD)
                 if not password or not name:
                     raise ValueError(f"{_text(variable)} needs the name of a user, and a password")
+                try:
+                    name.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise ValueError(f"the name in {_text(variable)} is not UTF-8") from error
                 level = levels.pop(name, Level.FULL)
                 users[name] = _User(_text(name), self._proof(name, password), _RIGHTS[level])
         if not users:
