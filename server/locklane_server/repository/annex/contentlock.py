@@ -4,6 +4,10 @@ Beside an object lie, while it is locked, ``KEYFILE.lck``: a read lock on it hol
 write lock removes it; ``KEYFILE.rtm``: the time until which nothing may be removed, even if the
 process that locked it is gone; and ``KEYFILE.rtl``, whose write lock orders the writers of that.
 
+That time is by the wall clock, and is written anew when that clock has been stepped (:meth:`~
+ContentLocks.restate`): else git-annex would think it over too early, or far too late, once this
+process is gone. Until then the read lock keeps the content.
+
 Who is the only one with a lock takes it as a write lock for the moment in which it writes the
 retention, and needs no ``KEYFILE.rtl`` for that.
 
@@ -30,6 +34,7 @@ from locklane_server.repository.annex.lockfiles import LockFile, LockFiles, NoDe
 from locklane_server.repository.annex.modes import Modes
 from locklane_server.repository.annex.retentionfiles import RetentionFile, RetentionFiles
 from locklane_server.repository.annex.scratch import Scratch
+from locklane_server.repository.annex.wallclock import WallClock
 from locklane_server.workers import WouldWait
 
 PATIENCE_SECONDS = 0.05
@@ -54,14 +59,16 @@ def _any(_: str, __: os.stat_result) -> bool:
 class _Held:
     """One locked key."""
 
-    __slots__ = ("count", "file", "foreign", "guard", "retention", "until")
+    __slots__ = ("count", "file", "foreign", "guard", "offset", "retention", "until")
 
     def __init__(self) -> None:
         self.guard = threading.Lock()
         self.count = 0
         self.file: LockFile
         self.until = 0.0
-        """How long it is retained, in seconds since the epoch."""
+        """How long it is retained, by the wall clock."""
+        self.offset = 0.0
+        """Names the time in which the wall clock was not stepped, whose seconds these are."""
         self.retention: RetentionFile | None = None
         """What has been put there for that."""
         self.foreign: float | None = None
@@ -74,7 +81,7 @@ class ContentLocks:
     :param scratch: a directory on the file system of the objects, for files that are not in use.
     :param modes: the permissions of lock files, and of the directories they lie in.
     :param descriptors: how many may be open. Default: as many as the system lets.
-    :param now: seconds since the epoch, by the clock that other processes read too.
+    :param wall: the clock that other processes read too.
     """
 
     def __init__(
@@ -82,13 +89,14 @@ class ContentLocks:
         scratch: str,
         modes: Modes,
         descriptors: Descriptors | None = None,
-        now: Callable[[], float] = time.time,
+        wall: WallClock | None = None,
     ) -> None:
         self._scratch = Scratch(scratch, modes)
         self._modes = modes
         self._files = LockFiles(self._scratch, modes, descriptors or Descriptors(sys.maxsize))
         self._retentions = RetentionFiles(self._scratch, modes)
-        self._now = now
+        self._wall = wall or WallClock()
+        self._stated = self._wall.offset
         self._guard = threading.Lock()
         self._held: dict[str, _Held] = {}
         self._paths: dict[str, str] = {}
@@ -111,7 +119,7 @@ class ContentLocks:
         """Lock the content at ``path`` once more, and write its retention.
 
         :param lock_id: names this lock to :meth:`unlock`; a new one each time.
-        :param until: seconds since the epoch up to which it has to stay, whatever happens.
+        :param until: the time by the wall clock up to which it has to stay, whatever happens.
         :param good: looks whether the file there is the content.
         :param wait: wait for others who are about to lock or unlock it too.
         :raises OSError: the disk does not let it be promised. Nothing is locked then.
@@ -147,6 +155,47 @@ class ContentLocks:
             self._close(path, held)
         finally:
             self._leave(path, held)
+
+    @property
+    def stepped(self) -> bool:
+        """Whether the wall clock has been, since :meth:`restate`."""
+        return self._stated != self._wall.offset
+
+    def restate(self) -> None:
+        """Write every retention in the time of the wall clock as it goes now.
+
+        :raises OSError: some could not be written; the others were.
+        """
+        self._stated = self._wall.offset
+        with self._guard:
+            entries = list(self._held.items())
+        failed = None
+        for path, held in entries:
+            with held.guard:
+                if held.count and self._held.get(path) is held:
+                    try:
+                        self._restate(path, held)
+                    except OSError as error:
+                        failed = error
+        if failed is not None:
+            raise failed
+
+    def _restate(self, path: str, held: _Held) -> None:
+        if self._catch_up(held) and self._wall.as_now(held.until) is not None:
+            until = retentionfiles.rounded_down(held.until)
+            self._modes.change_beside(path, lambda: self._retain(path, held, until, True))
+
+    def _catch_up(self, held: _Held) -> bool:
+        """Take what is known of a key in the time of the wall clock as it goes now; returns whether
+        that is another one."""
+        step = self._wall.offset - held.offset
+        if not step:
+            return False
+        held.offset += step
+        held.until += step
+        if held.foreign is not None:
+            held.foreign += step
+        return True
 
     @property
     def spares(self) -> int:
@@ -209,7 +258,7 @@ class ContentLocks:
         try:
             if _is_there(path, good):
                 until = retentionfiles.rounded_down(until)
-                if until > held.until:
+                if self._catch_up(held) or until > held.until:
                     self._retain(path, held, until, wait)
                 return Taken.LOCKED
         except BaseException:
@@ -235,7 +284,7 @@ class ContentLocks:
         if file is None:
             return Taken.BUSY
         held.file = file
-        held.until, held.foreign = 0.0, None
+        held.until, held.foreign, held.offset = 0.0, None, self._wall.offset
         return Taken.LOCKED
 
     def _close(self, path: str, held: _Held) -> None:
@@ -260,7 +309,8 @@ class ContentLocks:
     def _clear(self, path: str, held: _Held) -> None:
         retention = held.retention
         if retention is not None and retention.is_at(path + ".rtm"):
-            if held.foreign is not None and held.foreign > self._now():
+            self._catch_up(held)
+            if held.foreign is not None and self._wall.as_now(held.foreign) is not None:
                 foreign = retentionfiles.rounded_up(held.foreign)
                 self._modes.change_beside(path, lambda: self._write_retention(path, held, foreign))
             else:
@@ -299,9 +349,9 @@ class ContentLocks:
             if held.retention is not None:
                 held.until = held.retention.until
                 return
-        there = retentionfiles.read(place)
         ours = held.retention is not None and held.retention.is_at(place)
-        if there is not None and not ours and there > self._now():
+        there = None if ours else self._retained(path)
+        if there is not None:
             held.foreign = max(there, held.foreign or 0.0)
         # Even where the other's is later: its file goes when it unlocks, and ours shall not.
         self._write_retention(path, held, max(until, retentionfiles.rounded_up(held.foreign or 0)))
@@ -326,7 +376,7 @@ class ContentLocks:
         :raises FileNotFoundError: its directory is not there.
         :raises OSError: the lock file cannot be made or deleted.
         """
-        if self._is_retained(path):
+        if self._retained(path) is not None:
             yield False
             return
         descriptor = self._files.lock_for_removal(path + ".lck")
@@ -335,7 +385,7 @@ class ContentLocks:
             return
         try:
             # Whoever wrote one since we looked held a lock then.
-            if self._is_retained(path):
+            if self._retained(path) is not None:
                 yield False
             else:
                 # One that cannot be understood (empty after a power cut) is cleared away too.
@@ -345,9 +395,10 @@ class ContentLocks:
         finally:
             os.close(descriptor)
 
-    def _is_retained(self, path: str) -> bool:
+    def _retained(self, path: str) -> float | None:
+        """Until when, by the wall clock as it goes now; ``None``: that is over."""
         until = retentionfiles.read(path + ".rtm")
-        return until is not None and self._now() <= until
+        return None if until is None else self._wall.as_now(until)
 
 
 def _is_there(path: str, good: Callable[[str, os.stat_result], bool]) -> bool:

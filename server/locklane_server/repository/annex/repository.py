@@ -7,7 +7,7 @@ import errno
 import logging
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -50,6 +50,7 @@ from locklane_server.repository.annex.locationlog import LocationLog, journal_na
 from locklane_server.repository.annex.objects import Objects
 from locklane_server.repository.annex.scratch import Scratch
 from locklane_server.repository.annex.transfers import Transfers
+from locklane_server.repository.annex.wallclock import WallClock
 from locklane_server.repository.content import FileContent, find, find_blocking, open_content
 from locklane_server.repository.diskerrors import disk_error, try_disk
 from locklane_server.workers import Workers, WouldWait
@@ -65,7 +66,12 @@ class AnnexRepository:
     """See the module. Made by :meth:`open`; any number of processes may use the repository."""
 
     def __init__(
-        self, config: Config, workers: Workers, descriptors: Descriptors | None, clock: Clock
+        self,
+        config: Config,
+        workers: Workers,
+        descriptors: Descriptors | None,
+        clock: Clock,
+        wall: WallClock,
     ) -> None:
         self.uuid = config.uuid
         self.config = config
@@ -73,12 +79,14 @@ class AnnexRepository:
         self._modes = config.modes
         self._workers = workers
         self._clock = clock
+        self._wall = wall
+        self._clock_told = False
         self._local = mounts.is_local(str(config.layout.annex))
         self._config_file = f"{config.layout.git}/config"
         self._version = version_of(os.stat(self._config_file))
         self._to_unlock: list[Lock] = []
         self._left_to_unlock: list[Lock] = []
-        self._locks = ContentLocks(str(config.layout.own), config.modes, descriptors)
+        self._locks = ContentLocks(str(config.layout.own), config.modes, descriptors, wall)
         self._objects = Objects(config.layout, config.modes, thin=config.thin)
         self._transfers = Transfers(config.layout, config.modes)
         self._scratch = Scratch(str(config.layout.own), config.modes)
@@ -107,10 +115,14 @@ class AnnexRepository:
         *,
         descriptors: Descriptors | None = None,
         clock: Clock = boottime,
+        wall: Callable[[], float] = time.time,
+        boot: str | None = None,
     ) -> Self:
         """Open the repository in a directory, or around it. Blocks.
 
         :param descriptors: how many may be open for locked keys, one for each.
+        :param wall: seconds since the epoch, by the clock that git-annex reads too.
+        :param boot: names the run of the machine that ``clock`` counts in.
         :raises RepositoryError: there is none, or it cannot be served.
         """
         config = Config.read(directory)
@@ -125,7 +137,11 @@ class AnnexRepository:
                         f"{config.layout.annex / name} is on another file system than {own}, and "
                         "files have to be renamed from one to the other: put them on one"
                     )
-            return cls(config, workers, descriptors, clock)
+            wall_clock = WallClock(own, config.modes, clock=clock, wall=wall, boot=boot)
+            wall_clock.write_down()
+            if mounts.is_local(own):  # else it may be another machine's
+                wall_clock.forget_other_runs()
+            return cls(config, workers, descriptors, clock, wall_clock)
         except OSError as error:
             raise RepositoryError(f"cannot write in {own}: {error.strerror}") from error
 
@@ -342,11 +358,12 @@ class AnnexRepository:
         for place in self._layout.objects(key):
             if find_blocking([place]) is None:
                 continue
-            if self._is_for_git_annex(key, populated=True):
-                with self._scratch.noting(key.text):
-                    return self._remove_by_git_annex(key, before)
+            by_git_annex = self._is_for_git_annex(key, populated=True)
             try:
-                refusal = self._delete(key, place, before)
+                if by_git_annex:
+                    refusal = self._may_remove(place)
+                else:
+                    refusal = self._delete(key, place, before)
             except FileNotFoundError:  # somebody else has removed it, and the directory with it
                 self._record(key)
                 continue
@@ -354,7 +371,16 @@ class AnnexRepository:
                 raise disk_error("cannot remove the content", error) from error
             if refusal is not None:
                 return refusal
+            if by_git_annex:
+                with self._scratch.noting(key.text):
+                    return self._remove_by_git_annex(key, before)
         return None
+
+    def _may_remove(self, place: str) -> Refusal | None:
+        """git-annex goes by what the wall clock says now: what is retained it shall not be asked to
+        remove, and what only seems to be is out of its way."""
+        with self._locks.removing(place) as mine:
+            return None if mine else Refusal.LOCKED
 
     def _delete(self, key: Key, place: str, before: float | None) -> Refusal | None:
         def in_time() -> bool:
@@ -410,10 +436,14 @@ class AnnexRepository:
         return await self._workers.run_brief(self._lock, key, lock, True)
 
     def _lock(self, key: Key, lock: Lock, wait: bool) -> Refusal | None:
-        until = time.time() + lock.locked_at + RETENTION - self._clock()
+        until = self._wall.until(lock.locked_at + RETENTION)
         busy = None
         self._be_there(wait)
         try:
+            if self._wall.look():  # before anything is promised in its time
+                if not wait:
+                    raise WouldWait
+                self._wall.write_down()
             for place in self._layout.objects(key):
                 taken = self._locks.lock(place, lock.id, until, good=self._is_good, wait=wait)
                 if taken is Taken.LOCKED:
@@ -477,6 +507,19 @@ class AnnexRepository:
         await self._unlock_what_is_left()
         if self._locks.spares:
             await self._workers.run_brief(self._locks.trim)
+        if self._wall.look() or self._locks.stepped:
+            await self._workers.run_patiently(self._follow_the_clock)
+
+    def _follow_the_clock(self) -> None:
+        for follow in (self._wall.write_down, self._locks.restate):
+            try:
+                follow()
+            except OSError as error:
+                if not self._clock_told:
+                    self._clock_told = True
+                    _log.warning(
+                        "%s: the clock was set, and not all retention follows: %s", self.uuid, error
+                    )
 
     async def retained(self) -> list[Lock]:
         """None by their ids: what an earlier process promised is in git-annex's retention files,
