@@ -216,13 +216,13 @@ def test_content_that_came_another_way_is_recorded_when_that_is_said(
 # -- settings --------------------------------------------------------------------------------------
 
 
-def test_a_disk_that_has_to_be_kept_free_is_507(annex: Annex, locklane: Serving) -> None:
+def test_a_disk_that_has_to_be_kept_free_is_413(annex: Annex, locklane: Serving) -> None:
     """With a sentence that names the setting; nothing is left behind."""
     annex.configure(annex_diskreserve="1000 terabytes")
     api = locklane(annex).api
     key = key_of(CONTENT)
     status, answer = api.put(key, CONTENT)
-    assert status == 507
+    assert status == 413
     assert "annex.diskreserve" in answer["error"]
     assert not api.present(key)
     assert not annex.partial(key).exists()

@@ -40,15 +40,15 @@ class InvalidContent(RepositoryError):
 
 
 class NoSpace(RepositoryError):
-    """The disk is full."""
+    """The disk is full, or has less space than the content takes."""
 
 
 class NotEnoughReserve(RepositoryError):
-    """The disk would be too full for what is to be kept free."""
+    """It would fit on the disk, but not leave free what is to be kept free there."""
 
 
 class ReadOnly(RepositoryError):
-    """The file system is mounted read-only."""
+    """The file system may only be read."""
 
 
 class Content(Protocol):
@@ -127,6 +127,7 @@ class Repository(Protocol):
         :raises BadOffset: so many bytes are not here.
         :raises NotAccepted: such a key may not be stored here.
         :raises NoSpace: there is not enough space for it.
+        :raises NotEnoughReserve: there would not be enough space left.
         """
 
     async def confirm(self, key: Key) -> bool:

@@ -25,9 +25,14 @@ from locklane_client import backends
 from locklane_client.key import Key
 from locklane_server.clock import Clock, boottime
 from locklane_server.locks import Lock, Refusal
-from locklane_server.repository import NotEnoughReserve, RepositoryError, TransferInProgress
+from locklane_server.repository import RepositoryError, TransferInProgress
 from locklane_server.repository.content import ABSENT, FileContent, find, open_content
-from locklane_server.repository.diskerrors import database_error, disk_error, try_disk
+from locklane_server.repository.diskerrors import (
+    database_error,
+    disk_error,
+    make_sure_of_room,
+    try_disk,
+)
 from locklane_server.repository.hashing import hash_directories_lower
 from locklane_server.repository.partial import (
     PartialFile,
@@ -169,16 +174,10 @@ class DirectoryRepository:
         path = self._partial(key)
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            disk = os.statvfs(self.directory)
+            wanted = (offset + length if key.size is None else key.size) - partial_size(path, key)
+            make_sure_of_room(self.directory, wanted, self._reserve)
         except OSError as error:
             raise disk_error("cannot store the upload", error) from error
-        wanted = (offset + length if key.size is None else key.size) - partial_size(path, key)
-        free = disk.f_bavail * disk.f_frsize
-        if wanted + self._reserve > free:
-            raise NotEnoughReserve(
-                f"not enough free space: {wanted + self._reserve - free} bytes more are needed to "
-                f"store {wanted} and keep {self._reserve} free"
-            )
         verifier = backends.verifier(key)
         begun.append(
             PartialFile.open(key, path, offset, 0o666, verifier, self._workers, self._store(key))

@@ -7,11 +7,17 @@ import os
 import sqlite3
 import tempfile
 
-from locklane_server.repository import NoSpace, NotAccepted, ReadOnly, RepositoryError
+from locklane_server.repository import (
+    NoSpace,
+    NotAccepted,
+    NotEnoughReserve,
+    ReadOnly,
+    RepositoryError,
+)
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-
+_FREE_SOME = "free some space on the server's disk, and try again"
 _READ_ONLY = "the server's disk is mounted read-only; it has to be made writable there"
 
 
@@ -19,7 +25,7 @@ def database_error(what: str, error: sqlite3.Error) -> RepositoryError:
     """The repository's error for one of SQLite's."""
     match getattr(error, "sqlite_errorcode", 0) & 0xFF:  # the rest tells more
         case sqlite3.SQLITE_FULL:
-            return NoSpace(f"{what}: no space left on device; free some space, and try again")
+            return NoSpace(f"{what}: no space left on device; {_FREE_SOME}")
         case sqlite3.SQLITE_READONLY:
             return ReadOnly(f"{what}: {_READ_ONLY}")
     return RepositoryError(f"{what}: {error}")
@@ -28,7 +34,7 @@ def database_error(what: str, error: sqlite3.Error) -> RepositoryError:
 def disk_error(what: str, error: OSError) -> RepositoryError:
     """The repository's error for one of the system's."""
     if error.errno in _NO_SPACE:
-        return NoSpace(f"{what}: {error.strerror}; free some space, and try again")
+        return NoSpace(f"{what}: {error.strerror}; {_FREE_SOME}")
     if error.errno == errno.ENAMETOOLONG:
         return NotAccepted(
             f"{what}: the key is too long for the name of a file on the server's disk"
@@ -36,6 +42,36 @@ def disk_error(what: str, error: OSError) -> RepositoryError:
     if error.errno == errno.EROFS:
         return ReadOnly(f"{what}: {_READ_ONLY}")
     return RepositoryError(f"{what}: {error.strerror or error}")
+
+
+def make_sure_of_room(
+    place: str | os.PathLike[str], wanted: int, keep: int, *, others: int = 0, setting: str = ""
+) -> None:
+    """See that there is space for what is to be stored.
+
+    :param place: a directory of the disk.
+    :param wanted: bytes that are to come.
+    :param keep: bytes that are to be kept free.
+    :param others: bytes that are to come by others' transfers.
+    :param setting: where the reserve is set, if it can be.
+    :raises NoSpace: the disk has not so many bytes.
+    :raises NotEnoughReserve: it has, but would be too full afterwards.
+    :raises OSError: the disk does not tell.
+    """
+    disk = os.statvfs(place)
+    free = disk.f_bavail * disk.f_frsize
+    if wanted + others > free:
+        more = f" and {others} for other uploads" if others else ""
+        raise NoSpace(
+            f"not enough free space: {wanted} bytes are needed{more}, and {free} are free; "
+            f"{_FREE_SOME}"
+        )
+    if wanted + others + keep > free:
+        lower = f", or lower its {setting}" if setting else ""
+        raise NotEnoughReserve(
+            f"not enough free space: {wanted + others + keep - free} bytes more are needed to "
+            f"store {wanted} and keep {keep} free; free some space on the server's disk{lower}"
+        )
 
 
 def try_disk(objects: str, own: str) -> None:

@@ -25,7 +25,6 @@ from locklane_server.locks import Lock, Refusal
 from locklane_server.repository import (
     InvalidContent,
     NotAccepted,
-    NotEnoughReserve,
     RepositoryError,
     RepositoryGone,
 )
@@ -52,7 +51,7 @@ from locklane_server.repository.annex.scratch import Scratch
 from locklane_server.repository.annex.transfers import Transfers
 from locklane_server.repository.annex.wallclock import WallClock
 from locklane_server.repository.content import FileContent, find, find_blocking, open_content
-from locklane_server.repository.diskerrors import disk_error, try_disk
+from locklane_server.repository.diskerrors import disk_error, make_sure_of_room, try_disk
 from locklane_server.workers import Workers, WouldWait
 
 _log = logging.getLogger(__name__)
@@ -285,14 +284,14 @@ class AnnexRepository:
         """See that there is space ("annex.diskreserve"), for others' transfers too."""
         wanted = key.size if key.size is not None else size
         here = partials.partial_size(path, key)
-        disk = os.statvfs(self._layout.annex)
-        free = disk.f_bavail * disk.f_frsize
-        needed = wanted - here + self.config.disk_reserve + self._transfers.bytes_to_come(key)
-        if needed > free:
-            raise NotEnoughReserve(
-                f"not enough free space: {needed - free} bytes more are needed to store {wanted} "
-                f"and keep {self.config.disk_reserve} free (annex.diskreserve)"
-            )
+        others = self._transfers.bytes_to_come(key)
+        make_sure_of_room(
+            self._layout.annex,
+            wanted - here,
+            self.config.disk_reserve,
+            others=others,
+            setting="annex.diskreserve",
+        )
 
     def _store(self, key: Key, wanted: bool, path: str) -> None:
         """Put verified content into its place, and record that it is here."""
