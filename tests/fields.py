@@ -76,3 +76,7 @@ def ends_with_0(server: Locklane) -> None:
 def http_url(server: Locklane, key: Key) -> str:
     """Where any HTTP client gets the content of a key."""
     return f"http://{server.api.host}{server.api.path}/key/{key.text}"
+
+
+def curl(*words: str | Path) -> Process:
+    return Process("curl", "--silent", "--show-error", "--no-progress-meter", *words)

@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 from annexes import Annex, Locklane, Serving, annex, home, locklane
 from annexwire import Api, Upload
-from conftest import ABSENT, BOUND, LOCKLANE, Process, key_of
+from conftest import ABSENT, BOUND, LOCKLANE, key_of
 from fields import (
     add_files,
     all_end_well,
+    curl,
     ends_with_0,
     http_url,
     open_descriptors,
@@ -64,10 +65,6 @@ def test_field_01_requests_that_ended_give_their_workers_back(
         clone.annex("get", "-q", "--force", f"--key={key.text}")
         clone.annex("drop", "-q", f"--key={key.text}")
     ends_with_0(server)
-
-
-def curl(*words: str | Path) -> Process:
-    return Process("curl", "--silent", "--show-error", "--no-progress-meter", *words)
 
 
 def killed_in_a_download(server: Locklane, key: Key, kept: Path) -> None:
