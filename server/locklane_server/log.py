@@ -4,6 +4,7 @@ holds up nobody who is being served."""
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import deque
 from types import TracebackType
@@ -97,7 +98,13 @@ class Log(logging.Handler):
                 gathered.append(f"WARNING: lines of the log that could not be written: {lost}")
             if gathered:
                 try:
-                    self._stream.write("\n".join(gathered) + "\n")
-                    self._stream.flush()
+                    self._put("\n".join(gathered) + "\n")
                 except (OSError, ValueError):  # nobody reads it any more
                     return
+
+    def _put(self, text: str) -> None:
+        """Past Python's own buffer: what is left there would be tried again at the end of the
+        process, which would then end with 120, or wait for who does not read."""
+        left = text.encode(self._stream.encoding or "utf-8", "backslashreplace")
+        while left:
+            left = left[os.write(self._stream.fileno(), left) :]
