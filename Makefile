@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 KILLS ?= 100
 LOCKLANE_SEED ?= $(shell date +%s)
 
-.PHONY: help compare peer soak test crash lint types bench-core reference peer-reference clean fuzz fuzz-api
+.PHONY: help compare peer soak test crash field lint types bench-core reference peer-reference clean fuzz fuzz-api
 .DEFAULT_GOAL := help
 
 help:  ## Show what can be made
@@ -33,6 +33,9 @@ test: $(INSTALLED) lint types  ## Lint, types and all tests
 
 crash: $(INSTALLED)  ## Kill the server 100 times under load, on each kind of repository (KILLS, LOCKLANE_SEED)
 	LOCKLANE_KILLS=$(KILLS) LOCKLANE_SEED=$(LOCKLANE_SEED) $(BIN)/pytest -s tests/test_crash.py $(ARGS)
+
+field: $(INSTALLED)  ## The scenarios from the field in the sizes that were reported
+	LOCKLANE_FULL_SIZE=1 $(BIN)/pytest --verbose tests/test_field_*.py $(ARGS)
 
 lint: $(INSTALLED)  ## Style
 	$(BIN)/ruff check .

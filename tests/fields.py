@@ -10,13 +10,43 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from annexes import Annex, Locklane, open_files
-from annexwire import PATIENCE
-from conftest import BOUND, Process
+from annexwire import PATIENCE, Api
+from conftest import BOUND, LOCKLANE, Process
 
 from locklane_client.key import Key
 
 FULL_SIZE = bool(os.environ.get("LOCKLANE_FULL_SIZE"))
 """Run the scenarios in the sizes that were reported (``make field``)."""
+
+
+WAIT_FOR_A_GATE = 'touch "$HOME/reached"; until [ -e "$HOME/gate" ]; do sleep 0.02; done #'
+"""A hook of git-annex's that tells that it was called, and goes on when it is told to. (What is to
+be erased is erased in any case.)"""
+
+
+class FieldServer(Locklane):
+    """``locklane serve`` with another access than everybody's to everything, or started by
+    something else.
+
+    :param command: what runs it.
+    """
+
+    def __init__(
+        self,
+        annex: Annex,
+        *options: str,
+        access: tuple[str, ...] = ("--wideopen",),
+        command: tuple[str, ...] = (LOCKLANE,),
+    ) -> None:
+        words = annex.command(*command, "serve", *access, "--port", "0", *options)
+        Process.__init__(self, *words, env=annex.env)
+        try:
+            self.base = self.line(r"serving (annex\+http://\S+/git-annex/)")[1]
+        except BaseException:
+            self.kill()
+            raise
+        self.url = self.base + annex.uuid
+        self.api = Api(self.url)
 
 
 def soon(condition: Callable[[], object], what: str, within: float = BOUND) -> None:

@@ -173,7 +173,7 @@ async def test_a_store_whose_disk_is_full_says_why_it_takes_no_lock(store: Path,
             if status != 200:
                 break
         assert status == 507
-        assert "is full; free some space on the server's disk" in answer["error"]
+        assert "free some space on the server's disk" in answer["error"]
         (disk / "filler").unlink()
         assert (await post(url, "lockcontent", key=key.text))[1]["locked"]
 

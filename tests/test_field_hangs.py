@@ -8,6 +8,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,8 @@ from annexes import Annex, Locklane, Serving, annex, home, locklane
 from annexwire import Api, Upload
 from conftest import ABSENT, BOUND, LOCKLANE, key_of
 from fields import (
+    WAIT_FOR_A_GATE,
+    FieldServer,
     add_files,
     all_end_well,
     curl,
@@ -27,7 +30,9 @@ from fields import (
     returns_to,
     soon,
 )
+from rawhttp import request, wire
 
+from locklane_client import Client
 from locklane_client.key import Key
 
 __all__ = ["annex", "home", "locklane"]
@@ -93,12 +98,6 @@ def the_only_worker_busy(annex: Annex, server: Locklane) -> Iterator[list[Key]]:
             assert answer.result() == (200, {"stored": True, "plusuuids": []})
 
 
-def freeze_waits_for_a_gate(annex: Annex) -> None:
-    """The hook that git-annex calls when content has come, which a worker waits for."""
-    wait = 'touch "$HOME/reached"; until [ -e "$HOME/gate" ]; do sleep 0.02; done'
-    annex.git("config", "annex.freezecontent-command", wait)
-
-
 def test_field_03_stuck_after_interrupted_clients(
     annex: Annex, locklane: Serving, tmp_path: Path
 ) -> None:
@@ -106,7 +105,7 @@ def test_field_03_stuck_after_interrupted_clients(
     only worker, and killed while they wait themselves: then everybody is answered."""
     content = os.urandom(BIG)
     key = annex.add(content)
-    freeze_waits_for_a_gate(annex)
+    annex.git("config", "annex.freezecontent-command", WAIT_FOR_A_GATE)
     server = locklane(annex, "--jobs", "1")
     assert server.api.get(key) == (200, content)
     before = open_descriptors(server)
@@ -126,6 +125,46 @@ def test_field_03_stuck_after_interrupted_clients(
     clone.annex("get", "-q", ".")
     returns_to(server, before)
     ends_with_0(server)
+
+
+HURRIED = """
+import sys
+from locklane_client.cli import main
+from locklane_server import body, connections
+connections.HEAD_SECONDS = body.SECONDS = 1.0
+sys.argv[0] = "locklane"
+main()
+"""
+"""``locklane`` that gives heads and bodies a second, where it would give them 20 and 60."""
+
+
+async def test_field_03_a_slow_head_and_body_are_cut_off_and_what_only_waits_is_not(
+    annex: Annex,
+) -> None:
+    """Longer than it takes for two slow heads and a slow body to be cut off, one after the other: a
+    hold says nothing, requests wait for the only worker, and nobody reads a download."""
+    key = annex.add(os.urandom(BIG))
+    annex.git("config", "annex.freezecontent-command", WAIT_FOR_A_GATE)
+    with FieldServer(annex, "--jobs=1", command=(sys.executable, "-c", HURRIED)) as server:
+        async with (
+            Client(server.url, transport="longpoll") as client,
+            client.lock(key) as held,
+            wire(server.url) as reader,
+        ):
+            reader.head("GET", request("key", key))
+            with the_only_worker_busy(annex, server):
+                for beginning in ("", f"GET {server.api.path} HTTP/1.1\r\nHost"):
+                    async with wire(server.url) as slow:
+                        await slow.send(beginning.encode())
+                        assert b" 408 " in (await slow.end()).splitlines()[0]
+            async with wire(server.url) as slow:
+                size = ABSENT.size or 0
+                slow.head("POST", request("put", ABSENT), length=size, promised=size)
+                await slow.send(b"n")
+                assert (await slow.answer()).status == 408
+            assert held.lost is None
+            assert len((await reader.answer()).body) == BIG
+        ends_with_0(server)
 
 
 def test_field_04_heads_and_bodies_that_nobody_reads(annex: Annex, locklane: Serving) -> None:
@@ -188,8 +227,9 @@ def test_field_16_clients_that_vanish_do_not_end_the_server(
     vanishes("copy", "--to=origin", f"--key={own.text}", when=sent.exists, how=signal.SIGINT)
     clone.git("config", "--unset", "remote.origin.annex-bwlimit")
     clone.annex("get", "-q", f"--key={theirs.text}")
-    clone.git("config", "annex.secure-erase-command", "sleep 60 #")
+    clone.git("config", "annex.secure-erase-command", WAIT_FOR_A_GATE)
     vanishes("drop", f"--key={theirs.text}", when=server.lock_files, how=signal.SIGKILL)
+    (annex.home / "gate").touch()
     for beginning in ("", "GET / HTT", f"POST {server.api.target('keeplocked', lockid='x')} HTTP"):
         reset(server, beginning.encode())
     returns_to(server, before, more=1)  # the lock file, which stays for ten minutes

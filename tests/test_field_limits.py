@@ -6,10 +6,18 @@ import os
 from contextlib import ExitStack
 
 import pytest
-from annexes import Annex, Locklane, Serving, annex, home, locklane
-from annexwire import Api
-from conftest import LOCKLANE, Process
-from fields import add_files, curl, ends_with_0, http_url, open_descriptors, returns_to, threads
+from annexes import Annex, Serving, annex, home, locklane
+from conftest import LOCKLANE
+from fields import (
+    FieldServer,
+    add_files,
+    curl,
+    ends_with_0,
+    http_url,
+    open_descriptors,
+    returns_to,
+    threads,
+)
 from smalldisk import small_disk
 
 __all__ = ["annex", "home", "locklane"]
@@ -17,22 +25,15 @@ __all__ = ["annex", "home", "locklane"]
 pytestmark = pytest.mark.timeout(180)
 
 
-class LimitedLocklane(Locklane):
-    """With as many descriptors as a service of systemd gets."""
-
-    def __init__(self, annex: Annex, *options: str) -> None:
-        limited = ("prlimit", "--nofile=1024:1024", LOCKLANE, "serve", "--wideopen", "--port", "0")
-        Process.__init__(self, *annex.command(*limited, *options), env=annex.env)
-        self.base = self.line(r"serving (annex\+http://\S+/git-annex/)")[1]
-        self.url = self.base + annex.uuid
-        self.api = Api(self.url)
+LIMITED = ("prlimit", "--nofile=1024:1024", LOCKLANE)
+"""With as many descriptors as a service of systemd gets."""
 
 
 def test_field_07_many_jobs_take_no_descriptors(annex: Annex) -> None:
     """250 jobs, and many clients at once: all of them are answered."""
     files = add_files(annex, 60, 100_000)
     key = annex.add(b"content")
-    with LimitedLocklane(annex, "--jobs", "250") as server:
+    with FieldServer(annex, "--jobs", "250", command=LIMITED) as server:
         before = open_descriptors(server)
         clone = annex.clone("clone", server.url)
         with ExitStack() as stack:
@@ -53,12 +54,12 @@ def test_field_07_many_jobs_take_no_descriptors(annex: Annex) -> None:
 def test_field_08_descriptors_return_and_a_limit_of_locks_is_said(
     annex: Annex, locklane: Serving
 ) -> None:
-    """After git-annex has locked and dropped many files, and when there are as many locks as there
-    may be: who is refused is told why, and that it is not for the content."""
+    """After git-annex has locked and dropped many files; and when there are as many locks as there
+    may be, who is refused is told that it is for this, and not for the content."""
     count = 10
     add_files(annex, count, 10)
-    keys = [annex.add(f"content {number}".encode()) for number in range(5)]
-    server = locklane(annex, "--lockedfiles", "4")
+    keys = [annex.add(f"content {number}".encode()) for number in range(3)]
+    server = locklane(annex, "--lockedfiles=2", "--lockedfiles-per-client=2")
     before = open_descriptors(server)
     clone = annex.clone("clone", server.url)
     for _ in range(2):
@@ -66,20 +67,13 @@ def test_field_08_descriptors_return_and_a_limit_of_locks_is_said(
         dropped = clone.annex("drop", "-J2", ".")
         assert dropped.count("locking origin") == count + len(keys)
         returns_to(server, before)
-    clients = [Api(server.url, f"{number}0000000-0000-4000-8000-00000000c11e") for number in "123"]
-    locks = [
-        (client, client.lock(keys[2 * number + again]))
-        for number, client in enumerate(clients[:2])
-        for again in range(2)
-    ]
-    status, answer = clients[2].post("lockcontent", key=keys[4])
-    said = str(answer.get("reason") or answer.get("error"))
-    assert status in (200, 503)
-    assert not answer.get("locked")
-    assert "as many locks as it may; try again later" in said, answer
-    for client, lock in locks:
-        client.unlock(lock)
-    clients[2].unlock(clients[2].lock(keys[4]))
+    locks = [server.api.lock(key) for key in keys[:2]]
+    status, answer = server.api.post("lockcontent", key=keys[2])
+    assert (status, answer["locked"]) == (200, False)
+    assert "as many locks as it may; try again later, or raise --lockedfiles" in answer["reason"]
+    for lock in locks:
+        server.api.unlock(lock)
+    server.api.unlock(server.api.lock(keys[2]))
     returns_to(server, before)
     ends_with_0(server)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 from annexes import Annex, Serving, annex, home, locklane
-from conftest import BOUND, SOMEBODY, ServerProcess, put, remove
-from fields import ends_with_0, soon
+from conftest import ABSENT, BOUND, SOMEBODY, ServerProcess, put, remove
+from fields import WAIT_FOR_A_GATE, FieldServer, ends_with_0, soon
 from rawhttp import LAST_CHUNK, Wire, chunk, request, wire
 from test_annex_locks import let_the_time_pass, not_removed, refused_as_locked
 
@@ -34,8 +34,7 @@ def test_field_13_a_lock_outlives_kill_9_of_its_server(annex: Annex, locklane: S
     server = locklane(annex)
     clone = annex.clone("clone", server.url)
     clone.annex("get", "-q", ".")
-    erase = 'touch "$HOME/reached"; until [ -e "$HOME/gate" ]; do sleep 0.02; done; rm -f %file'
-    clone.git("config", "annex.secure-erase-command", erase)
+    clone.git("config", "annex.secure-erase-command", WAIT_FOR_A_GATE)
     with clone.start("git-annex", "drop", f"--key={key.text}") as client:
         soon((annex.home / "reached").exists, "the clone deletes its copy")
         assert server.lock_files(), "git-annex has taken no lock"
@@ -52,6 +51,35 @@ def test_field_13_a_lock_outlives_kill_9_of_its_server(annex: Annex, locklane: S
     let_the_time_pass(annex, key)
     assert again.api.remove(key)["removed"] is True
     ends_with_0(again)
+
+
+def test_field_14_who_may_read_may_lock_unless_that_is_switched_off(annex: Annex) -> None:
+    """``git annex drop`` takes a lock from a server that is read-only for it. With
+    ``--unauth-nolocking`` it gets none, and drops because it sees that the content is there."""
+    key = annex.add(CONTENT)
+    with FieldServer(annex, access=("--unauth-readonly",)) as server:
+        assert server.api.put(ABSENT, b"nobody ever stored this")[0] == 403
+        clone = annex.clone("clone", server.url)
+        clone.annex("get", "-q", ".")
+        clone.git("config", "annex.secure-erase-command", WAIT_FOR_A_GATE)
+        with clone.start("git-annex", "drop", f"--key={key.text}") as client:
+            soon((annex.home / "reached").exists, "the clone deletes its copy")
+            assert server.lock_files(), "git-annex has taken no lock"
+            refused_as_locked(annex, key)
+            (annex.home / "gate").touch()
+            assert client.wait() == 0, client.output
+        soon(lambda: not server.lock_files(), "it is unlocked")
+        ends_with_0(server)
+    with FieldServer(annex, access=("--unauth-readonly", "--unauth-nolocking")) as server:
+        clone.connect(server.url)
+        status, answer = server.api.post("lockcontent", key=key)
+        assert status == 403
+        assert "lock" in answer["error"]
+        clone.annex("get", "-q", ".")
+        dropped = clone.annex("drop", f"--key={key.text}")
+        assert "locking origin" in dropped
+        assert not clone.objects()
+        ends_with_0(server)
 
 
 async def test_field_17_a_lock_is_kept_and_unlocked_over_any_connections(
