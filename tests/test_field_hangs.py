@@ -217,6 +217,7 @@ def test_field_16_clients_that_vanish_do_not_end_the_server(
         with clone.start("git-annex", *words) as client:
             soon(when, words[0])
             client.signal(how)
+            (annex.home / "gate").touch()  # for the hook, which outlives who called it
             assert client.wait() != 0
 
     clone.git("config", "remote.origin.annex-bwlimit", "4MB")
@@ -227,8 +228,9 @@ def test_field_16_clients_that_vanish_do_not_end_the_server(
     clone.git("config", "--unset", "remote.origin.annex-bwlimit")
     clone.annex("get", "-q", f"--key={theirs.text}")
     clone.git("config", "annex.secure-erase-command", WAIT_FOR_A_GATE)
-    vanishes("drop", f"--key={theirs.text}", when=server.lock_files, how=signal.SIGKILL)
-    (annex.home / "gate").touch()
+    (annex.home / "gate").unlink()
+    reached = annex.home / "reached"
+    vanishes("drop", f"--key={theirs.text}", when=reached.exists, how=signal.SIGKILL)
     for beginning in ("", "GET / HTT", f"POST {server.api.target('keeplocked', lockid='x')} HTTP"):
         reset(server, beginning.encode())
     returns_to(server, before, more=1)  # the lock file, which stays for ten minutes
