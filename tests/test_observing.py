@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import shlex
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,28 @@ def test_a_log_that_nobody_reads_holds_up_nobody_and_says_what_is_lost(
             log.request("one more")
             said = reader.readline()
     assert re.search(r"could not be written: \d+\n", said)
+
+
+def test_a_log_that_cannot_be_written_keeps_nothing_and_goes_on_when_it_can(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("locklane_server.log.GATHER_SECONDS", 0.0)
+    with (
+        (tmp_path / "log").open("w+") as good,
+        Path("/dev/full").open("w") as full,
+        Log(full) as log,
+    ):
+        log.request("lost")
+        end = time.monotonic() + 20
+        while not log._lost:
+            assert time.monotonic() < end
+        assert not log._lines
+        log._stream = good
+        log.request("kept")
+    said = (tmp_path / "log").read_text()
+    assert "INFO: request" not in said
+    assert "kept" in said
+    assert re.search(r"could not be written: 1\n", said)
 
 
 # -- metrics ---------------------------------------------------------------------------------------

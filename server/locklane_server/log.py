@@ -99,8 +99,8 @@ class Log(logging.Handler):
             if gathered:
                 try:
                     self._put("\n".join(gathered) + "\n")
-                except (OSError, ValueError):  # nobody reads it any more
-                    return
+                except (OSError, ValueError):  # a full disk, or nobody reads it any more
+                    self._lost += len(gathered)
 
     def _put(self, text: str) -> None:
         """Past Python's own buffer: what is left there would be tried again at the end of the
