@@ -4,6 +4,7 @@ and has been stopped: content, records, locks, and what else lies about."""
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -81,8 +82,18 @@ def locks_end(top: Path) -> dict[str, Path]:
     return found
 
 
+CLOCK = re.compile(r".*/locklane/clock-[0-9a-f-]{36}")
+"""What a server knows of the machine's clock, of which the next one has need."""
+
+
 def files_below(*directories: Path) -> list[Path]:
-    return [path for top in directories for path in sorted(top.rglob("*")) if not path.is_dir()]
+    """All files but that of :data:`CLOCK`."""
+    return [
+        path
+        for top in directories
+        for path in sorted(top.rglob("*"))
+        if not (path.is_dir() or CLOCK.fullmatch(str(path)))
+    ]
 
 
 def partials(crashing: Crashing, directory: Path, found: dict[str, Path]) -> dict[Key, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -28,8 +28,12 @@ SHARED = [None, "group", "all", "0640", "0660", "0600"]
 def modes(annex: Annex) -> dict[str, str]:
     """What lies in git-annex's directory, with its mode; what is ours alone left out."""
     top = annex.git_directory / "annex"
-    paths = [path for path in top.rglob("*") if "locklane" not in path.relative_to(top).parts]
-    return {str(path.relative_to(top)): stat.filemode(path.lstat().st_mode) for path in paths}
+    found = {}
+    for path in top.rglob("*"):
+        if "locklane" not in path.relative_to(top).parts:
+            with suppress(FileNotFoundError):  # it has just gone
+                found[str(path.relative_to(top))] = stat.filemode(path.lstat().st_mode)
+    return found
 
 
 @pytest.fixture(params=SHARED, ids=str)

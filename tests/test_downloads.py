@@ -68,7 +68,7 @@ async def test_absent_content_is_404_in_every_form(serve: Serve) -> None:
         for what in forms(ABSENT):
             answer = await get(there, what, "If-None-Match: *", "Range: bytes=0-0")
             assert (answer.status, answer["Content-Type"]) == (404, JSON_TYPE)
-            assert json.loads(answer.body) == {"error": "the content is not present"}
+            assert json.loads(answer.body)["error"] == "the content is not present"
             assert answer.reason == "the content is not present"
             assert (await get(there, what, method="HEAD")).status == 404
 

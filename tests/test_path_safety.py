@@ -17,14 +17,14 @@ from pathlib import Path
 from urllib.parse import quote_from_bytes
 
 import pytest
-from conftest import BOUND, SOMEBODY, Serve, ServerProcess
+from conftest import BOUND, SOMEBODY, ServerProcess
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kinds import both, kind_of, object_path
+from kinds import both, kind_of
 from watching import Watch, watching
 from websockets.sync.client import connect
 
-from locklane_client import Client, Key, LockRefused, NotPresent
+from locklane_client import Key
 from locklane_client.address import Address
 
 pytestmark = both
@@ -295,22 +295,3 @@ def test_the_watch_sees_whatever_is_done_outside(outside: Path, store: Path) -> 
         assert watch.seen() == {made}
         store.rename(outside / "moved")
         assert store in watch.seen()
-
-
-async def test_an_object_that_is_a_link_to_a_file_outside_is_not_there(
-    serve: Serve, store: Path, tmp_path: Path, keys: list[Key]
-) -> None:
-    """git-annex makes none; whoever can plant one shall not have the server read others' files."""
-    secret = tmp_path / "secret"
-    secret.write_bytes(b"of nobody's business")
-    planted = object_path(store, keys[0])
-    planted.parent.chmod(0o755)
-    planted.unlink()
-    planted.symlink_to(secret)
-    async with serve() as there, Client(there.url) as client:
-        assert not await client.check_present(keys[0])
-        with pytest.raises(NotPresent):
-            await client.get(keys[0], tmp_path / "got")
-        with pytest.raises(LockRefused):
-            async with client.lock(keys[0]):
-                pass

@@ -27,8 +27,8 @@ class _How(ctypes.Structure):
 
 
 _syscall = ctypes.CDLL(None, use_errno=True).syscall
-_PATH = _How(os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, 0, _RESOLVE_CACHED)
-_READ = _How(os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0, _RESOLVE_CACHED)
+_PATH = _How(os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_CACHED)
+_READ = _How(os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, 0, _RESOLVE_CACHED)
 _SIZE = ctypes.sizeof(_How)
 
 
@@ -39,7 +39,7 @@ def _open(path: str, how: _How) -> int:
 
 
 def status(path: str) -> os.stat_result | None:
-    """What is known of a file, or of a link; ``None``: ask a worker. (It may not be there.)"""
+    """What is known of a file; ``None``: ask a worker. (It may not be there.)"""
     descriptor = _open(path, _PATH)
     if descriptor < 0:
         return None

@@ -99,7 +99,7 @@ def find_blocking(paths: Sequence[str]) -> os.stat_result | None:
     """:func:`find`, in a worker thread."""
     for path in paths:
         try:
-            status = os.lstat(path)  # what a link leads to may be anywhere
+            status = os.stat(path)
         except OSError as error:
             if error.errno not in ABSENT:
                 raise RepositoryError(f"cannot look for the content: {error.strerror}") from error
@@ -113,9 +113,9 @@ def _open_first(paths: Sequence[str], opened: list[int]) -> None:
     """Puts a descriptor where it is found even by who was cancelled meanwhile."""
     for path in paths:
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            if error.errno not in ABSENT and not os.path.islink(path):
+            if error.errno not in ABSENT:
                 raise RepositoryError(f"cannot read the content: {error.strerror}") from error
             continue
         if stat.S_ISREG(os.fstat(descriptor).st_mode):

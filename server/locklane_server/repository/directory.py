@@ -211,7 +211,7 @@ class DirectoryRepository:
     def _remove(self, path: Path, before: float | None) -> Refusal | None:
         above = path.parent
         try:
-            path.lstat()
+            path.stat()
             # git-annex leaves an object's own directory without write permission.
             above.chmod(0o755)
             if before is not None and self._clock() > before:

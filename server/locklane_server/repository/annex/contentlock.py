@@ -403,7 +403,7 @@ class ContentLocks:
 
 def _is_there(path: str, good: Callable[[str, os.stat_result], bool]) -> bool:
     try:
-        status = os.lstat(path)
+        status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return False
     return stat.S_ISREG(status.st_mode) and good(path, status)
