@@ -29,7 +29,7 @@ soak: $(INSTALLED)  ## Ten minutes of mixed load: do memory, descriptors and thr
 	$(BIN)/locklane soak $(ARGS)
 
 test: $(INSTALLED) lint types  ## Lint, types and all tests
-	$(BIN)/pytest --numprocesses=auto --dist=loadscope $(ARGS)
+	$(BIN)/pytest --numprocesses=auto --dist=loadscope --no-loadscope-reorder $(ARGS)
 
 crash: $(INSTALLED)  ## Kill the server 100 times under load, on each kind of repository (KILLS, LOCKLANE_SEED)
 	LOCKLANE_KILLS=$(KILLS) LOCKLANE_SEED=$(LOCKLANE_SEED) $(BIN)/pytest -s tests/test_crash.py $(ARGS)

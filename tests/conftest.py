@@ -108,6 +108,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("kind", kinds.args, indirect=True)
 
 
+LONG = (
+    "test_soak",
+    "test_compare",
+    "test_proxies",
+    "test_annex_locations",
+    "test_annex_testremote",
+)
+"""Modules that take long over few tests: were they last, the other processor would be idle."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 @pytest.fixture
 def kind(request: pytest.FixtureRequest) -> str:
     """The kind of repository that is served: a directory, if the test is not marked otherwise."""
