@@ -138,6 +138,21 @@ async def test_a_client_that_takes_nothing_of_its_answers_is_cut_off(
             await eventually(lambda: there.server.connections_open == 0)
 
 
+async def test_who_takes_no_answers_is_not_given_more_of_them_than_fit(
+    serve: Serve
+) -> None:
+    """They wait in the server's memory."""
+    async with serve() as there:
+        key = put(there.store, BIG[:60_000])
+        async with wire(there) as deaf:
+            for _ in range(400):
+                deaf.head("GET", request("key", key))
+            before = -1
+            while before != (before := there.server.records.sent):
+                await asyncio.sleep(SOON)
+            assert before < 300 * 60_000
+
+
 async def test_a_hold_that_only_waits_is_not_cut_off(
     serve: Serve, client: MakeClient, key: Key, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,6 +118,8 @@ class Api:
     async def _answer(self, http: web.BaseRequest, record: Record) -> web.StreamResponse:
         headers = crosssite.NO_HEADERS
         try:
+            # Who asks and asks and never reads is not asked what more it wants, whatever it asked.
+            await http.writer.drain()
             headers = crosssite.check(http, self._origins)
             if http.rel_url.raw_path == "/health":
                 if http.method not in (hdrs.METH_GET, hdrs.METH_HEAD):
