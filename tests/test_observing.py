@@ -130,7 +130,8 @@ async def test_a_lock_is_a_line_with_its_key_over_every_transport(
 async def test_behind_a_proxy_the_address_and_the_id_are_those_that_it_says(
     serve: Serve, lines: list[str], key: Key
 ) -> None:
-    said = ("X-Forwarded-For: 6.6.6.6, 192.0.2.7", "X-Request-Id: from-the-proxy.1")
+    by_the_client = "X-Forwarded-For: 6.6.6.6"
+    said = (by_the_client, "X-Forwarded-For: 7.7.7.7, 192.0.2.7", "X-Request-Id: from-the-proxy.1")
     for trust in (True, False):
         async with (
             serve(records=Records(lines.append, trust_forwarded=trust)) as there,

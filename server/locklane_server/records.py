@@ -136,7 +136,9 @@ class Records:
         request_id = f"{self._prefix}-{self._count:x}"
         if self._trust:
             headers = http.headers
-            address = headers.get("X-Forwarded-For", "").rpartition(",")[2].strip() or address
+            # Some proxies write into the header that came, and some add another.
+            forwarded = headers.getall("X-Forwarded-For", ("",))[-1]
+            address = forwarded.rpartition(",")[2].strip() or address
             given = headers.get("X-Request-Id", "")
             if _REQUEST_ID.fullmatch(given):
                 request_id = given
