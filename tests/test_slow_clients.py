@@ -7,7 +7,7 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -138,19 +138,32 @@ async def test_a_client_that_takes_nothing_of_its_answers_is_cut_off(
             await eventually(lambda: there.server.connections_open == 0)
 
 
-async def test_who_takes_no_answers_is_not_given_more_of_them_than_fit(
-    serve: Serve
+@pytest.mark.parametrize("last", [(), ("Connection: close",)], ids=["idle", "closing"])
+async def test_what_is_left_to_take_of_a_closed_connection_is_not_waited_for_for_ever(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, last: tuple[str, ...]
 ) -> None:
+    """Of the last answers on each connection, more or less is left: also less than pauses it."""
+    monkeypatch.setattr(connections, "IDLE_SECONDS", SOON)
+    monkeypatch.setattr(connections, "TAKE_SECONDS", 3 * SOON)
+    async with serve() as there, AsyncExitStack() as open_:
+        key = put(there.store, BIG[:40_000])
+        for many in range(60, 140):
+            deaf = await open_.enter_async_context(wire(there))
+            for number in range(many):
+                deaf.head("GET", request("key", key), *(last if number == many - 1 else ()))
+        await eventually(lambda: there.server.connections_open == 0)
+
+
+async def test_who_takes_no_answers_is_not_given_more_of_them_than_fit(serve: Serve) -> None:
     """They wait in the server's memory."""
     async with serve() as there:
         key = put(there.store, BIG[:60_000])
         async with wire(there) as deaf:
             for _ in range(400):
                 deaf.head("GET", request("key", key))
-            before = -1
-            while before != (before := there.server.records.sent):
-                await asyncio.sleep(SOON)
-            assert before < 300 * 60_000
+            await eventually(lambda: there.server.records.sent)
+            await asyncio.sleep(3 * SOON)  # the time is what is tested
+            assert there.server.records.sent < 300 * 60_000
 
 
 async def test_a_hold_that_only_waits_is_not_cut_off(

@@ -56,11 +56,16 @@ class _Connection(web.RequestHandler):
     request, which a hold's never comes to (3.14).
     """
 
-    __slots__ = ("_late",)
+    __slots__ = ("_closing", "_late")
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._late: asyncio.TimerHandle | None = None
+        self._closing: asyncio.TimerHandle | None = None
+
+    async def start(self) -> None:
+        await super().start()
+        self._close_in_time(self.transport)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -72,6 +77,8 @@ class _Connection(web.RequestHandler):
         self._in_time()
         task, answered = self._task_handler, self._current_request is None
         super().connection_lost(exc)
+        if self._closing is not None:
+            self._closing.cancel()
         if answered and task is not None:
             task.cancel()
 
@@ -93,6 +100,16 @@ class _Connection(web.RequestHandler):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._in_time()
+
+    def force_close(self) -> None:
+        transport = self.transport
+        super().force_close()
+        self._close_in_time(transport)
+
+    def _close_in_time(self, transport: asyncio.Transport | None) -> None:
+        """What still waits to be taken when a connection is closed is not waited for for ever."""
+        if transport is not None and self._closing is None and transport.get_write_buffer_size():
+            self._closing = self._loop.call_later(TAKE_SECONDS, transport.abort)
 
     def _in_time(self) -> None:
         if self._late is not None:
