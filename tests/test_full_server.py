@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
@@ -12,6 +13,7 @@ import pytest
 from conftest import BOUND, FakeClock, MakeClient, There, eventually, post, remove
 
 from locklane_client import Key, ServerUnreachable
+from locklane_server import descriptors
 from locklane_server.access import WIDE_OPEN
 from locklane_server.repository.directory import DirectoryRepository
 from locklane_server.served import ServedRepository
@@ -141,6 +143,25 @@ async def test_connections_beyond_the_bound_disturb_nobody_within_it_and_are_cut
         await eventually(lambda: there.locks == 0)
         for _, writer in silent:
             writer.close()
+
+
+async def test_connections_far_beyond_the_bound_are_cut_at_once(
+    store: Path, clock: FakeClock, client: MakeClient, key: Key
+) -> None:
+    """They would take the descriptors of everybody's files, and asking costs them nothing."""
+    most = 3 + descriptors.RESERVED // 2
+    async with small_server(store, clock) as there, client(there.url) as holder:
+        async with holder.lock(key), AsyncExitStack() as flood:
+            for _ in range(most + 50):
+                silent = flood.enter_context(socket.socket())
+                silent.setblocking(False)
+                with suppress(BlockingIOError, ConnectionError):
+                    address = ("127.0.0.1", there.server.port)
+                    await asyncio.get_running_loop().sock_connect(silent, address)
+            await eventually(lambda: there.server.connections_opened > most)
+            await eventually(lambda: there.server.connections_open <= most)
+            assert there.live == 1
+        await there.nothing_left()
 
 
 async def test_a_hold_on_a_lock_that_was_given_out_is_let_in_beyond_the_bound(

@@ -212,6 +212,8 @@ class Connections(web.Server):
             loop = asyncio.get_running_loop()
             self._excess[handler] = loop.call_later(EXCESS_SECONDS, transport.abort)
         super().connection_made(handler, transport)
+        if self.open > self.bound + descriptors.RESERVED // 2:
+            transport.abort()  # there is not even a descriptor for telling it
 
     def connection_lost(
         self, handler: web.RequestHandler, exc: BaseException | None = None
