@@ -172,3 +172,20 @@ def test_the_page_says_the_bounds_that_there_are() -> None:
         f"{websockets.SEND_SECONDS:g} s",
     }.items():
         assert bound in table[what]
+
+
+async def test_a_flood_of_pings_holds_up_nobody(serve: Serve, key: Key) -> None:
+    ping = b"\x89\x80\0\0\0\0"
+    async with serve() as there, wire(there) as flood:
+        path = f"v4/{multiplexed.REQUEST}?clientuuid={SOMEBODY}"
+        secret = "Sec-WebSocket-Key: eHh4eHh4eHh4eHh4eHh4eA=="
+        upgrade = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", secret)
+        flood.head("GET", path, *upgrade)
+        assert " 101 " in await flood.line()
+        flood.writer.write(ping * 400_000)
+        loop = asyncio.get_running_loop()
+        longest, end = 0.0, loop.time() + 2
+        while (begun := loop.time()) < end:
+            await asyncio.sleep(0)
+            longest = max(longest, loop.time() - begun)
+        assert longest < 0.2, longest

@@ -20,6 +20,10 @@ HEARTBEAT_SECONDS = 20.0
 SEND_SECONDS = 40.0
 """How long a client may take to make room for an answer."""
 
+AT_ONCE = 32
+"""Messages, pings among them, after which others have their turn: a client that floods has tens of
+thousands of them in what is read at once."""
+
 CLOSE_SECONDS = 2.0
 """How long to wait for the client's side of the closing handshake."""
 
@@ -30,6 +34,7 @@ class Conversation:
     def __init__(self, socket: web.WebSocketResponse, http: web.BaseRequest) -> None:
         self.socket = socket
         self._http = http
+        self._received = 0
 
     async def receive(self) -> str | None:
         """The client's next message; ``None`` at the end, by whomever and however."""
@@ -45,6 +50,9 @@ class Conversation:
                 await self._within(self.socket.ping())
                 continue
             asked = False
+            self._received += 1
+            if self._received % AT_ONCE == 0:
+                await asyncio.sleep(0)
             match message.type:
                 case WSMsgType.TEXT:
                     text: str = message.data

@@ -24,6 +24,9 @@ from locklane_server.locks import Refusal
 from locklane_server.request import ApiError, ApiRequest, Requests, Route
 from locklane_server.served import Hold
 
+AT_ONCE = 64
+"""Unlock requests after which others have their turn, however many are in what is read at once."""
+
 END_SECONDS = 0.25
 """How long the end of a body may come after the unlock before that is answered all the same."""
 
@@ -91,6 +94,7 @@ class UnlockRequests:
         self._name = name
         self._stream = wire.UnlockStream()
         self._read: Iterator[bool] = iter(())
+        self._came = 0
 
     async def next(self) -> bool:
         """The next one: whether it asks to unlock.
@@ -101,6 +105,9 @@ class UnlockRequests:
         try:
             while True:
                 for unlock in self._read:
+                    self._came += 1
+                    if self._came % AT_ONCE == 0:
+                        await asyncio.sleep(0)
                     return unlock
                 data = await self._content.readany()
                 if not data:
