@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import shlex
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import aiohttp
 import pytest
 from conftest import (
     ABSENT,
+    BOUND,
     SOMEBODY,
     MakeClient,
     Serve,
@@ -335,3 +337,25 @@ async def test_health_needs_no_rights_and_says_nothing_of_what_is_served(
         assert status == 401
         async with Client(process.url.replace("//", "//alice:secret@")) as alice:
             assert await alice.check_present(key)
+
+
+async def test_a_disk_that_hangs_is_said_in_time(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that has begun to wait for it cannot be called back."""
+    monkeypatch.setattr("locklane_server.health.PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("locklane_server.health.FRESH_SECONDS", 0.0)
+    async with serve() as there:
+        goes_on = threading.Event()
+
+        async def hangs() -> None:
+            await there.workers.run(goes_on.wait, BOUND)
+
+        monkeypatch.setattr(there.served.repository, "check", hangs)
+        for _ in range(2):
+            async with asyncio.timeout(BOUND / 2):
+                assert (await there.server.health.answer()).status == 503
+        assert there.workers.busy == 1
+        goes_on.set()
+        await eventually(lambda: not there.workers.busy)
+        assert (await there.server.health.answer()).status == 200

@@ -33,6 +33,8 @@ class Health:
         self._looking = asyncio.Lock()
         self._looked_at = float("-inf")
         self._ill: dict[str, str] = {}
+        self._looks: dict[str, asyncio.Task[None]] = {}
+        """Those under way. Who has begun to wait for a disk cannot be called back."""
         self.stopping = False
         """The server is: nobody should be sent here any more."""
 
@@ -48,13 +50,18 @@ class Health:
             return self._ill
 
     async def _look_at(self, served: ServedRepository) -> None:
+        look = self._looks.get(served.uuid)
+        if look is None:
+            look = self._looks[served.uuid] = asyncio.create_task(served.repository.check())
+        done, _ = await asyncio.wait([look], timeout=PATIENCE_SECONDS)
+        if not done:
+            self._ill[served.uuid] = f"its disk has not answered for {PATIENCE_SECONDS:g} s"
+            return
+        del self._looks[served.uuid]
         try:
-            with anyio.fail_after(PATIENCE_SECONDS):
-                await served.repository.check()
+            look.result()
         except RepositoryError as error:
             self._ill[served.uuid] = str(error)
-        except TimeoutError:
-            self._ill[served.uuid] = f"its disk has not answered for {PATIENCE_SECONDS:g} s"
 
     async def answer(self, *, details: bool = False) -> web.Response:
         """200 or 503, and JSON.
