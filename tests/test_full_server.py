@@ -13,7 +13,7 @@ import pytest
 from conftest import BOUND, FakeClock, MakeClient, There, eventually, post, remove
 
 from locklane_client import Key, ServerUnreachable
-from locklane_server import descriptors
+from locklane_server import connections, descriptors
 from locklane_server.access import WIDE_OPEN
 from locklane_server.repository.directory import DirectoryRepository
 from locklane_server.served import ServedRepository
@@ -178,3 +178,52 @@ async def test_a_hold_on_a_lock_that_was_given_out_is_let_in_beyond_the_bound(
         assert with_unlock == (200, {"locked": False})
         status, _ = await post(there.url, "checkpresent", key=key.text)
         assert status == 503
+
+
+async def test_who_keeps_no_lock_is_not_let_stay_beyond_the_bound(
+    store: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody can ask to keep a lock that there is not."""
+    monkeypatch.setattr("locklane_server.connections.EXCESS_SECONDS", 0.5)
+    async with small_server(store, clock) as there, AsyncExitStack() as others:
+        for _ in range(3):
+            await others.enter_async_context(connection(there))
+        reader, writer = await asyncio.open_connection("127.0.0.1", there.server.port)
+        path = there.url.partition(str(there.server.port))[2]
+        writer.write(
+            f"POST {path}/v4/keeplocked?lockid=none&clientuuid=u HTTP/1.1\r\nHost: h\r\n"
+            "Content-Length: 0\r\n\r\n".encode()
+        )
+        async with asyncio.timeout(BOUND):
+            assert b" 200 " in await reader.readline()
+            await reader.read()  # until it is cut
+        writer.close()
+
+
+async def test_one_address_has_half_of_the_connections_and_no_more(
+    store: Path, clock: FakeClock, key: Key, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for this machine's own, where a proxy may be."""
+    assert connections._whose("127.0.0.1") == connections._whose("::1") == ""
+    assert connections._whose("192.0.2.1") == "192.0.2.1"
+    monkeypatch.setattr(connections, "_is_here", lambda address: address == "127.0.0.9")
+    served = ServedRepository(DirectoryRepository.open(store, Workers(), clock=clock), clock=clock)
+    async with (
+        Server([served], access=WIDE_OPEN, port=0, connections=4) as server,
+        AsyncExitStack() as greedy,
+    ):
+        there = There(server, served, clock, store)
+        for _ in range(2):
+            await greedy.enter_async_context(connection(there))
+        status, _ = await post(there.url, "checkpresent", key=key.text)
+        assert status == 503
+        for other in ("127.0.0.2", "127.0.0.9"):
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", server.port, local_addr=(other, 0)
+            )
+            writer.write(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n")
+            async with asyncio.timeout(BOUND):
+                assert b" 200 " in await reader.readline()
+            writer.close()
+        await greedy.aclose()
+        await eventually(lambda: not server._http._from)

@@ -18,8 +18,10 @@ import pytest
 from conftest import (
     ABSENT,
     BOUND,
+    LOCKLANE,
     SOMEBODY,
     MakeClient,
+    Process,
     Serve,
     ServerProcess,
     eventually,
@@ -33,7 +35,7 @@ from rawhttp import request, wire
 from locklane_client import Client, Key
 from locklane_server.log import Log
 from locklane_server.metrics import ServerCollector
-from locklane_server.records import Records
+from locklane_server.records import Records, network
 
 StartServer = Callable[..., ServerProcess]
 
@@ -359,3 +361,20 @@ async def test_a_disk_that_hangs_is_said_in_time(
         goes_on.set()
         await eventually(lambda: not there.workers.busy)
         assert (await there.server.health.answer()).status == 200
+
+
+def test_an_address_is_counted_by_what_one_client_has_of_them() -> None:
+    assert network("192.0.2.7") == network("::ffff:192.0.2.7") == "192.0.2.7"
+    assert network("2001:db8::1") == network("2001:db8::ffff:1%eth0") == "2001:db8::/64"
+    assert network("2001:db8:0:1::1") != network("2001:db8::1")
+    assert network("whatever: a proxy says") == "whatever: a proxy says"
+
+
+async def test_a_directory_without_a_repository_is_not_well(tmp_path: Path) -> None:
+    """The disk may not be mounted."""
+    with Process(
+        LOCKLANE, "serve", "--directory", tmp_path, "--wideopen", "--port", "0"
+    ) as process:
+        base = (await process.prints(r"annex\+(http://[^/]+)/"))[1]
+        status, said = await health(f"{base}/health")
+        assert (status, said["healthy"]) == (503, False)

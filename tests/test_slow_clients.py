@@ -65,6 +65,7 @@ async def test_a_body_that_hardly_comes_is_cut_off_and_others_can_store_the_key(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, nibble: bytes
 ) -> None:
     monkeypatch.setattr(body, "SECONDS", SOON)
+    monkeypatch.setattr(body, "BYTES", 1024)
     content = b"x" * 5000
     key = key_of(content)
     async with serve() as there, leaves_nothing_open(there):

@@ -53,3 +53,19 @@ def test_a_directory_that_cannot_be_made_is_an_error_and_not_waited_for(layout: 
     place.symlink_to("nowhere")
     with pytest.raises(OSError), transfers.receiving(KEY, SOMEBODY, None):  # noqa: PT011
         pass
+
+
+def test_clients_that_call_themselves_anything_leave_no_directories(layout: Layout) -> None:
+    transfers = Transfers(layout, Modes())
+    downloads = layout.annex / "transfer" / "download"
+    with transfers.receiving(OTHER, "busy", None):
+        for number in range(5):
+            with transfers.receiving(KEY, f"client{number}", None):
+                assert (downloads / f"client{number}").is_dir()
+        with transfers.receiving(KEY, "busy", None):
+            pass
+        assert {path.name for path in downloads.iterdir()} == {"lck", "busy"}
+        (downloads / "killed").mkdir()
+        transfers.clear_up()
+        assert {path.name for path in downloads.iterdir()} == {"lck", "busy"}
+        assert transfers.bytes_to_come(KEY) == OTHER.size

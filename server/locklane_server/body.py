@@ -1,5 +1,5 @@
 """Bodies of requests, as they come, for as long as they come: a client that sends hardly anything
-is cut off, or it would keep others from storing the same key for ever.
+is cut off, or it would keep others from storing the same key for as long as it likes.
 
 Only the client's own time counts, not that of a disk or of a worker that is waited for.
 """
@@ -16,7 +16,7 @@ from locklane_server.request import ApiError
 SECONDS = 60.0
 """Within so long of waiting for a client …"""
 
-BYTES = 1024
+BYTES = 60 * 1024
 """… at least so many bytes of its body have to come."""
 
 

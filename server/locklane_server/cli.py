@@ -18,7 +18,7 @@ from locklane_client.wire import bracket
 from locklane_server import descriptors, metrics, options
 from locklane_server.access import Level
 from locklane_server.listening import ListenError
-from locklane_server.locks import Allowance
+from locklane_server.locks import CLIENTS_SHARE, Allowance
 from locklane_server.log import Log
 from locklane_server.records import Records
 from locklane_server.repository import RepositoryError
@@ -111,12 +111,15 @@ def serve(
         raise click.UsageError("--uuid is for --store; a git-annex repository has one")
     use_all_descriptors()
     workers = Workers(jobs)
-    allowance = Allowance(lockedfiles, lockedfiles_per_client)
     repositories = []
     discovery = None
     # Of a git-annex repository each locked key takes one, and each connection up to three.
     quarter = max(1, descriptors.spare() // 4)
     for_locks = descriptors.Descriptors(quarter)
+    if lockedfiles_per_client is None and store is None:
+        # Each lock may be on a key of its own, and one client shall not take them all.
+        lockedfiles_per_client = max(1, int(min(lockedfiles, quarter) * CLIENTS_SHARE))
+    allowance = Allowance(lockedfiles, lockedfiles_per_client)
     with Log(sys.stderr, log_level) as log:
         try:
             if directories:

@@ -8,10 +8,12 @@ only waits, is never: nothing here looks at a connection between its request's h
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import re
 import socket
 import ssl
+from collections import Counter
 from typing import Any
 
 import anyio
@@ -19,10 +21,15 @@ from aiohttp import web, web_protocol
 
 from locklane_client import wire
 from locklane_server import descriptors
+from locklane_server.records import network
 
 IDLE_SECONDS = 75.0
 """How long a connection without a request stays open. Longer than clients keep theirs (15 s in the
 reference client, 30 s in git-annex's), so that it is the client that closes."""
+
+ADDRESS_SHARE = 0.5
+"""Of the connections, what one address may have: there is always room for another. Addresses of
+this machine may have all, since a proxy's clients come from there."""
 
 HEAD_SECONDS = 20.0
 """How long the head of a connection's first request may take; that of a later one has to be there
@@ -56,12 +63,14 @@ class _Connection(web.RequestHandler):
     request, which a hold's never comes to (3.14).
     """
 
-    __slots__ = ("_closing", "_late")
+    __slots__ = ("_closing", "_late", "whose")
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._late: asyncio.TimerHandle | None = None
         self._closing: asyncio.TimerHandle | None = None
+        self.whose = ""
+        """Whom it is counted for."""
 
     async def start(self) -> None:
         await super().start()
@@ -193,6 +202,8 @@ class Connections(web.Server):
         """Those that took up an earlier session."""
         self.handshakes = 0
         """TLS handshakes that are being made."""
+        self._from: Counter[str] = Counter()
+        """Connections that are open, by whose address they come from."""
         self._excess: dict[object, asyncio.TimerHandle] = {}
         """Connections beyond the bound, by their handlers: they are told so, and closed."""
 
@@ -208,7 +219,12 @@ class Connections(web.Server):
                 self.tls_resumed += 1
             else:
                 self.tls_full += 1
-        if self.open > self.bound:
+        peer = transport.get_extra_info("peername")
+        whose = _whose(peer[0]) if isinstance(peer, tuple) else ""
+        if whose:
+            self._from[whose] += 1
+            handler.whose = whose  # type: ignore[attr-defined]
+        if self.open > self.bound or self._from[whose] > max(1, int(self.bound * ADDRESS_SHARE)):
             loop = asyncio.get_running_loop()
             self._excess[handler] = loop.call_later(EXCESS_SECONDS, transport.abort)
         super().connection_made(handler, transport)
@@ -219,6 +235,11 @@ class Connections(web.Server):
         self, handler: web.RequestHandler, exc: BaseException | None = None
     ) -> None:
         self.open -= 1
+        whose = handler.whose  # type: ignore[attr-defined]
+        if whose:
+            self._from[whose] -= 1
+            if not self._from[whose]:
+                del self._from[whose]
         if (closing := self._excess.pop(handler, None)) is not None:
             closing.cancel()
         super().connection_lost(handler, exc)
@@ -235,8 +256,8 @@ class Connections(web.Server):
             while True:
                 try:
                     accepted, _ = await loop.sock_accept(listening)
-                except OSError as error:  # no descriptor, or no memory
-                    _log.warning("no connection can be accepted: %s", error.strerror or error)
+                except Exception as error:  # no descriptor, or no memory; or a fault of ours
+                    _log.warning("no connection can be accepted: %s", error)
                     await anyio.sleep(ACCEPT_PAUSE_SECONDS)
                     continue
                 if self.open + self.handshakes >= self.bound + descriptors.RESERVED // 2:
@@ -251,7 +272,7 @@ class Connections(web.Server):
             await loop.connect_accepted_socket(
                 self, accepted, ssl=context, ssl_handshake_timeout=HANDSHAKE_SECONDS
             )
-        except (OSError, TimeoutError) as error:  # ssl.SSLError is one
+        except Exception as error:  # whatever it is, others are accepted
             _log.debug("no TLS connection: %s", error)
             accepted.close()
         finally:
@@ -261,13 +282,32 @@ class Connections(web.Server):
         """Whether a request may be answered on its connection.
 
         A hold on a lock that was given out is let in for as long as there are descriptors: refused,
-        it would block the content's removal for ten minutes.
+        it would block the content's removal for ten minutes. See :func:`stay`.
         """
         if http.protocol not in self._excess:
             return True
-        room = self.open <= self.bound + descriptors.RESERVED // 2
-        keeps = http.method == "POST" and http.rel_url.raw_path.endswith("/keeplocked")
-        if room and keeps:
-            self._excess.pop(http.protocol).cancel()
-            return True
+        return http.method == "POST" and http.rel_url.raw_path.endswith("/keeplocked")
+
+    def let_stay(self, handler: object) -> None:
+        """Do not cut a connection, though it is beyond the bound."""
+        if (closing := self._excess.pop(handler, None)) is not None:
+            closing.cancel()
+
+
+def stay(http: web.BaseRequest) -> None:
+    """The connection of a request is needed, even if it is beyond the bound: a hold is open."""
+    manager = http.protocol._manager
+    if isinstance(manager, Connections):
+        manager.let_stay(http.protocol)
+
+
+def _whose(address: str) -> str:
+    """Whom a connection is counted for; empty: for nobody, since all may be a proxy's."""
+    return "" if _is_here(address) else network(address)
+
+
+def _is_here(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+    except ValueError:
         return False

@@ -39,10 +39,10 @@ class Health:
         """The server is: nobody should be sent here any more."""
 
     async def look(self) -> dict[str, str]:
-        """What cannot be served, by UUID, with the reason in a sentence; empty: all is well."""
+        """What cannot be served, by UUID or place, and why, in a sentence; empty: all is well."""
         async with self._looking:
             if time.monotonic() - self._looked_at > FRESH_SECONDS:
-                self._ill = {}
+                self._ill = dict(self._repositories.troubles())
                 async with anyio.create_task_group() as tasks:
                     for served in self._repositories:
                         tasks.start_soon(self._look_at, served)
@@ -73,12 +73,10 @@ class Health:
         if self.stopping:
             said["error"] = "the server is stopping"
         elif ill:
-            of = len(self._repositories)
-            said["error"] = f"of {of} repositories, this many cannot be served: {len(ill)}"
+            said["error"] = f"repositories that cannot be served: {len(ill)}"
         if details:
-            said["repositories"] = {
-                served.uuid: ill.get(served.uuid, "healthy") for served in self._repositories
-            }
+            well = {served.uuid: "healthy" for served in self._repositories}
+            said["repositories"] = {**well, **ill}
         return web.Response(
             status=200 if said["healthy"] else 503,
             body=wire.dumps(said),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import ssl
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 BACKLOG = 4096
@@ -48,18 +50,27 @@ def listen_unix(path: Path, mode: int = SOCKET_MODE) -> socket.socket:
     """
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _clear_away(path)
-        before = os.umask(0o777)  # nobody connects before the mode is right
-        try:
+        with _alone(path.parent):
+            _clear_away(path)
+            os.fchmod(listening.fileno(), mode)  # from the first moment, less the umask
             listening.bind(os.fspath(path))
-        finally:
-            os.umask(before)
-        path.chmod(mode)
-        listening.listen(BACKLOG)
+            path.chmod(mode)
+            listening.listen(BACKLOG)
     except OSError as error:
         listening.close()
         raise ListenError(error.errno, error.strerror or str(error)) from error
     return listening
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """No other server looks for its socket there."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _clear_away(path: Path) -> None:

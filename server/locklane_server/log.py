@@ -13,7 +13,7 @@ from typing import Self, TextIO
 GATHER_SECONDS = 0.1
 """How long lines are gathered before they are written together; warnings are not waited with."""
 
-MOST = 100_000
+MOST = 20_000
 """Lines that may wait to be written; more are lost, and that is said."""
 
 CLOSE_SECONDS = 2.0

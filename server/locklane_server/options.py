@@ -241,7 +241,7 @@ HOW_MUCH = (
         type=click.IntRange(1),
         metavar="N",
         help="Of these, how many one user may hold, or one address. [default: "
-        f"{CLIENTS_SHARE:.0%} of --lockedfiles]",
+        f"{CLIENTS_SHARE:.0%} of --lockedfiles, or of the keys that there are descriptors for]",
     ),
     click.option(
         "--grace",
@@ -249,8 +249,8 @@ HOW_MUCH = (
         default=GRACE_SECONDS,
         show_default=True,
         metavar="SECONDS",
-        help="How long transfers may take to end when the server is stopped; a second signal stops"
-        " it at once.",
+        help="How long transfers may take to end when the server is stopped; a second signal does "
+        "not wait for them.",
     ),
     click.option(
         "--log-level",

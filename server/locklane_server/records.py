@@ -6,6 +6,7 @@ lock id and no header but those named here.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 import secrets
@@ -23,6 +24,9 @@ BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0, 600.0)
 HOLD = "hold"
 """The class of requests that last as long as a lock is held."""
 
+_LONGEST = 500
+"""Characters of a value that are written."""
+
 _PLAIN = re.compile(r"[!#-<>-~]*", re.ASCII)
 """What needs no quotation marks: all that can be seen but ``"`` and ``=``."""
 
@@ -31,6 +35,20 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _second = lru_cache(maxsize=1)(
     lambda second: time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 )
+
+
+@lru_cache(maxsize=1024)
+def network(address: str) -> str:
+    """Whose an address is: of IPv6, everybody has some 2^64 of them."""
+    if ":" not in address:
+        return address
+    try:
+        whole = ipaddress.IPv6Address(address.partition("%")[0])
+    except ValueError:  # a proxy may say anything
+        return address
+    if whole.ipv4_mapped is not None:
+        return str(whole.ipv4_mapped)
+    return str(ipaddress.IPv6Network((whole, 64), strict=False))
 
 
 class Record:
@@ -79,8 +97,8 @@ class Record:
 
     @property
     def account(self) -> str:
-        """Whom what is taken is counted for: the user, or else the address."""
-        return self.user if self.user is not None else self.address
+        """Whom what is taken is counted for: the user, or else the address; IPv6's by the /64."""
+        return self.user if self.user is not None else network(self.address)
 
     def part(self, request: str, key: str) -> Record:
         """One of several things that are asked for in this request, with a line of its own."""
@@ -185,4 +203,6 @@ def line(record: Record, seconds: float, now: float) -> str:
 
 def _quoted(value: str | int) -> str:
     text = str(value)
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}…"
     return text if _PLAIN.fullmatch(text) else json.dumps(text)

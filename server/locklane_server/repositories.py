@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Hashable, Iterable, Iterator
+from collections.abc import AsyncIterator, Hashable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Protocol
@@ -32,6 +32,9 @@ class Discovery(Protocol):
     async def find(self) -> dict[Path, Hashable]:
         """The places where there is one now, each with something that changes when it is changed or
         replaced."""
+
+    def troubles(self) -> Mapping[Path, str]:
+        """Where there is one that cannot be served for the time being, and why."""
 
     async def is_gone(self, place: Path) -> bool:
         """Whether one that is not found any more certainly is not there."""
@@ -95,6 +98,15 @@ class Repositories:
                         await looking
                 for served in {*self._given, *self}:
                     await self._end(served)
+
+    def troubles(self) -> dict[str, str]:
+        """What should be served and is not, by its place, and why."""
+        if self._discovery is None:
+            return {}
+        found = {str(place): why for place, why in self._discovery.troubles().items()}
+        if not found and not self._served:
+            found["all"] = "there is no repository: see whether the disk is mounted"
+        return found
 
     def get(self, uuid: str) -> ServedRepository | None:
         """The repository of that UUID, if it is known."""

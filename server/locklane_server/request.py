@@ -11,6 +11,7 @@ from locklane_client import wire
 from locklane_client.key import Key
 from locklane_server.access import Right
 from locklane_server.answers import json_answer
+from locklane_server.connections import stay
 from locklane_server.crosssite import NO_HEADERS
 from locklane_server.locks import Lock, Refusal
 from locklane_server.records import Record
@@ -138,7 +139,10 @@ class ApiRequest:
 
     def keep_lock(self) -> Hold | Refusal:
         """Open a hold on the lock that is asked about."""
-        return self.served.keep(self.required("lockid"), user=self.record.user)
+        hold = self.served.keep(self.required("lockid"), user=self.record.user)
+        if not isinstance(hold, Refusal):
+            stay(self.http)
+        return hold
 
     def find_lock(self) -> Lock | Refusal:
         """The lock that is asked about."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from locklane_server.clock import Clock, boottime
@@ -62,6 +62,9 @@ class AnnexDiscovery:
         for place in self._not_yet.keys() - found.keys():
             del self._not_yet[place]
         return found
+
+    def troubles(self) -> Mapping[Path, str]:
+        return self._not_yet
 
     async def is_gone(self, place: Path) -> bool:
         return await self._workers.run(_is_gone, place)

@@ -49,7 +49,8 @@ class Interrupted:
             for key, client in self._transfers.interrupted():
                 with suppress(TransferInProgress):
                     self._end_transfer(key, client)
-        except (OSError, ValueError, RepositoryError) as error:
+            self._transfers.clear_up()
+        except (OSError, RepositoryError) as error:
             _log.warning(
                 "%s: what an earlier server left cannot be put in order: %s",
                 self._layout.git,
@@ -58,7 +59,10 @@ class Interrupted:
 
     def _end_removals(self, keys: list[str]) -> None:
         for text in keys:
-            key = Key.parse(text)
+            try:
+                key = Key.parse(text)
+            except ValueError:
+                continue
             for place in self._layout.objects(key):
                 if find_blocking([place]) is None and os.path.isdir(os.path.dirname(place)):
                     with suppress(FileNotFoundError), self._locks.removing(place):

@@ -21,6 +21,9 @@ from locklane_server.repository.annex.modes import Modes
 _PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 
 
+_ATTEMPTS = 5
+
+
 class Transfers:
     """The transfers of one repository. All of it blocks, for moments."""
 
@@ -57,6 +60,16 @@ class Transfers:
                     os.unlink(path)
             for descriptor in taken.values():
                 os.close(descriptor)
+            # Anybody can call himself anything, and every name would leave a directory.
+            with suppress(OSError):  # another transfer of the client's is under way
+                about.parent.rmdir()
+
+    def clear_up(self) -> None:
+        """Delete the directories of clients that transfer nothing."""
+        for client in _directories(str(self._layout.annex / "transfer" / "download")):
+            if client.name != "lck":
+                with suppress(OSError):
+                    os.rmdir(client.path)
 
     def interrupted(self) -> list[tuple[Key, str]]:
         """Keys and clients of what is left of transfers that nobody makes any more."""
@@ -112,11 +125,11 @@ class Transfers:
         return descriptor
 
     def _open(self, path: str) -> int:
-        try:
-            return self._modes.create(path)
-        except FileNotFoundError:
+        for _ in range(_ATTEMPTS):
+            with suppress(FileNotFoundError):  # or somebody has just cleared it away again
+                return self._modes.create(path)
             self._modes.make_directories(os.path.dirname(path))
-            return self._modes.create(path)
+        return self._modes.create(path)
 
     def _tell(self, path: str, file: str | None) -> None:
         with open(path, "wb") as about:
