@@ -63,12 +63,13 @@ class _Connection(web.RequestHandler):
     request, which a hold's never comes to (3.14).
     """
 
-    __slots__ = ("_closing", "_late", "whose")
+    __slots__ = ("_closing", "_gone", "_late", "whose")
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._late: asyncio.TimerHandle | None = None
         self._closing: asyncio.TimerHandle | None = None
+        self._gone = False
         self.whose = ""
         """Whom it is counted for."""
 
@@ -83,6 +84,7 @@ class _Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Of one that is gone, the rest of a body is not waited for: aiohttp itself goes on for as
         long as if it were there (3.14)."""
+        self._gone = True
         self._in_time()
         task, answered = self._task_handler, self._current_request is None
         super().connection_lost(exc)
@@ -117,7 +119,7 @@ class _Connection(web.RequestHandler):
 
     def _close_in_time(self, transport: asyncio.Transport | None) -> None:
         """What still waits to be taken when a connection is closed is not waited for for ever."""
-        if transport is not None and self._closing is None and transport.get_write_buffer_size():
+        if transport is not None and self._closing is None and not self._gone:
             self._closing = self._loop.call_later(TAKE_SECONDS, transport.abort)
 
     def _in_time(self) -> None:
