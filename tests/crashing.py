@@ -224,6 +224,8 @@ class User:
             self._client = await clients.enter_async_context(self._new_client())
             while not self._all.ended:
                 await self._all.serving.wait()
+                if self._all.ended:  # nobody serves any more
+                    break
                 operation = self._rng.choice(operations)
                 key = self._all.choose(self._rng)
                 life, begun = self._all.lives, time.monotonic()

@@ -205,6 +205,13 @@ WRONG = [
     (
         {
             b"GIT_ANNEX_P2PHTTP_PASSWORD_alice": b"secret",
+            b"GIT_ANNEX_P2PHTTP_PERMISSION_alice": b"readonly",
+        },
+        "GIT_ANNEX_P2PHTTP_PERMISSION_alice means nothing",
+    ),
+    (
+        {
+            b"GIT_ANNEX_P2PHTTP_PASSWORD_alice": b"secret",
             b"GIT_ANNEX_P2PHTTP_PERMISSIONS_bob": b"readonly",
         },
         "PERMISSIONS_bob is set, and GIT_ANNEX_P2PHTTP_PASSWORD_bob is not",

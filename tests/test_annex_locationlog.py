@@ -316,7 +316,7 @@ def test_the_longest_key(repository: AnnexRepository, log: LocationLog) -> None:
 def test_what_the_disk_says_is_passed_on(repository: AnnexRepository, log: LocationLog) -> None:
     shutil.rmtree(git(repository) / "annex/journal")
     (git(repository) / "annex/journal").write_text("in the way")
-    with pytest.raises(RepositoryError, match=r"cannot record in .*annex where content is: "):
+    with pytest.raises(RepositoryError, match="cannot record where content is: "):
         log.record(KEY, True)
 
 

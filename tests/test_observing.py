@@ -32,7 +32,8 @@ from kinds import both, put
 from prometheus_client.parser import text_string_to_metric_families
 from rawhttp import request, wire
 
-from locklane_client import Client, Key
+from locklane_client import AccessDenied, Client, Key, LockRefused
+from locklane_server.access import Access, Level
 from locklane_server.log import Log
 from locklane_server.metrics import ServerCollector
 from locklane_server.records import Records, network
@@ -91,6 +92,45 @@ async def test_each_request_is_a_line_with_what_was_asked_by_whom_and_what_came_
         assert (fourth["request"], fourth["sent"]) == ("key", str(len(content)))
         ids = {parse(line)["id"] for line in lines}
         assert len(ids) == 4
+
+
+async def test_what_is_refused_is_a_line_with_the_reason_and_with_who_asked_for_what(
+    observed: Callable[..., Any], lines: list[str], key: Key
+) -> None:
+    users = {
+        b"GIT_ANNEX_P2PHTTP_PASSWORD_bob": b"secret",
+        b"GIT_ANNEX_P2PHTTP_PERMISSIONS_bob": b"readonly",
+    }
+    async with observed(access=Access(Level.READ_ONLY).with_users(users)) as there:
+        with pytest.raises(AccessDenied):
+            async with Client(there.url.replace("//", "//bob:secret@")) as bob:
+                await bob.remove(key)
+        await post(there.url, "lockcontent", key=ABSENT.text)
+        await post(there.url, "checkpresent", key="nonsense")
+        async with aiohttp.ClientSession() as http:
+            await http.get(f"http://127.0.0.1:{there.server.port}/robots.txt")
+        denied, locked, nonsense, stranger = map(parse, lines)
+        assert (denied["user"], denied["key"], denied["status"]) == ("bob", key.text, "403")
+        assert denied["repository"] == there.served.uuid
+        assert denied["error"] == "the user bob may not remove here"
+        assert (locked["status"], locked["error"]) == ("200", "the content is not present")
+        assert nonsense["error"]
+        assert (stranger["path"], stranger["status"]) == ("/robots.txt", "404")
+
+
+@pytest.mark.parametrize("transport", ["multiplex"], indirect=True)
+async def test_a_refused_lock_among_many_has_the_reason_in_its_own_line(
+    observed: Callable[..., Any], lines: list[str], client: MakeClient, transport: str
+) -> None:
+    async with observed() as there:
+        async with client(there.url) as c:
+            with pytest.raises(LockRefused):
+                async with c.lock(ABSENT):
+                    pass
+        await eventually(lambda: len(lines) == 2)
+        lock, connection = map(parse, lines)
+        assert (lock["request"], lock["error"]) == ("lock", "the content is not present")
+        assert "error" not in connection
 
 
 async def test_an_error_names_the_line_in_the_log(

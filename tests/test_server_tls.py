@@ -23,6 +23,7 @@ from conftest import (
     ServerProcess,
     eventually,
     put,
+    run_locklane,
 )
 
 from locklane_bench.certificates import Certificates
@@ -235,6 +236,17 @@ async def test_connections_that_make_no_handshake_are_bounded_and_cut_off(
 
 async def open_connection(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     return await asyncio.open_connection("127.0.0.1", port)
+
+
+def test_a_chain_file_without_a_certificate_is_refused(
+    store: Path, certificates: Certificates
+) -> None:
+    status, said = run_locklane(
+        *("serve", "--store", store, "--wideopen", "--port", "0"),
+        *("--certfile", certificates.chain, "--privatekeyfile", certificates.key),
+        *("--chainfile", certificates.key),
+    )
+    assert (status, f"there is no certificate (PEM) in {certificates.key}" in said) == (1, True)
 
 
 async def test_garbage_in_place_of_a_handshake_disturbs_nobody(

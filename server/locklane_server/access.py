@@ -26,6 +26,9 @@ PASSWORD = b"GIT_ANNEX_P2PHTTP_PASSWORD_"
 PERMISSIONS = b"GIT_ANNEX_P2PHTTP_PERMISSIONS_"
 """Of the one with the user's level, where that is not all."""
 
+FAMILY = b"GIT_ANNEX_P2PHTTP_"
+"""How both begin, and nothing else does."""
+
 
 class Right(enum.Enum):
     """What a request needs: its class."""
@@ -55,11 +58,13 @@ class Denied(Exception):
     """A request that is not to be answered; the text is a sentence for a person.
 
     :param status: 401: (other) credentials would do, or 403.
+    :param user: who asked, if that is known.
     """
 
-    def __init__(self, status: int, sentence: str) -> None:
+    def __init__(self, status: int, sentence: str, user: str | None = None) -> None:
         super().__init__(sentence)
         self.status = status
+        self.user = user
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,12 @@ class Access:
         :raises ValueError: there are none, or one of them has no password, or a permission that
             there is not; the text says what to set.
         """
+        for variable in environment:
+            if variable.startswith(FAMILY) and not variable.startswith((PASSWORD, PERMISSIONS)):
+                raise ValueError(
+                    f"{_text(variable)} means nothing; there are {_text(PASSWORD)}NAME and "
+                    f"{_text(PERMISSIONS)}NAME"
+                )
         levels = {}
         for variable, value in environment.items():
             if variable.startswith(PERMISSIONS):
@@ -129,7 +140,7 @@ class Access:
         if user is not None:
             if right in user.rights:
                 return user.name
-            raise Denied(403, f"the user {user.name} may not {right.value} here")
+            raise Denied(403, f"the user {user.name} may not {right.value} here", user.name)
         if self._anyone_may(right):
             return None
         if self.anonymous is not None and not self._users:

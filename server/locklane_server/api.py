@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 
 from aiohttp import hdrs, web
 
@@ -121,7 +123,8 @@ class Api:
             # Who asks and asks and never reads is not asked what more it wants, whatever it asked.
             await http.writer.drain()
             headers = crosssite.check(http, self._origins)
-            if http.rel_url.raw_path == "/health":
+            record.path = http.rel_url.raw_path
+            if record.path == "/health":
                 if http.method not in (hdrs.METH_GET, hdrs.METH_HEAD):
                     raise ApiError(405, "health takes GET or HEAD", {"Allow": "GET, HEAD"})
                 return await self._health.answer()
@@ -132,7 +135,9 @@ class Api:
             route = self._route(http, path)
             if route is None:
                 return crosssite.preflight(headers)
+            record.path = None
             record.kind = HOLD if route.holds else route.right.value
+            record.repository = path.uuid
             record.user = self._access.check(http.headers.get(hdrs.AUTHORIZATION), route.right)
             self._check_load(http, route)
             served = self._repositories.get(path.uuid) or await self._repositories.find(path.uuid)
@@ -142,15 +147,17 @@ class Api:
             query = _parse_query(http)
             return await route.handler(ApiRequest(http, served, path, query, record, headers))
         except ApiError as error:
-            return error.response(record.id, headers)
+            return error.response(record, headers)
         except Denied as error:
+            record.user = error.user
+            record.key = _key_asked_for(http)
             challenge = {"WWW-Authenticate": REALM} if error.status == 401 else {}
-            return ApiError(error.status, str(error), challenge).response(record.id, headers)
+            return ApiError(error.status, str(error), challenge).response(record, headers)
         except ConnectionError as error:
             _log.debug("id=%s: %s", record.id, error)
             return _gone(record)
         except web.RequestPayloadError as error:
-            return ApiError(400, f"the body cannot be read: {error}").response(record.id, headers)
+            return ApiError(400, f"the body cannot be read: {error}").response(record, headers)
         except RepositoryError as error:
             return await self._failed(http, record, headers, error)
 
@@ -166,14 +173,16 @@ class Api:
             uuid = _parse_path(http).uuid
             if self._repositories.get(uuid) is None:
                 gone = ApiError(404, f"no repository {uuid!a} is served here")
-                return gone.response(record.id, headers)
+                return gone.response(record, headers)
         status = _STATUS.get(type(error), 500)
         if status >= 500:
             cause = error.__cause__
-            where = f" ({cause.filename})" if isinstance(cause, OSError) and cause.filename else ""
+            where = ""
+            if isinstance(cause, OSError) and cause.filename:
+                where = f" ({os.fsdecode(cause.filename)})"
             path = http.rel_url.raw_path
             _log.error("id=%s %s %s: %s%s", record.id, http.method, path, error, where)
-        return ApiError(status, str(error)).response(record.id, headers)
+        return ApiError(status, str(error)).response(record, headers)
 
     def _route(self, http: web.BaseRequest, path: wire.ApiPath) -> Route | None:
         """What answers a request; ``None``: a browser asks whether it may be made."""
@@ -209,9 +218,19 @@ class Api:
             )
 
 
+def _key_asked_for(http: web.BaseRequest) -> str | None:
+    """For the log, of a request that is not looked at any further."""
+    with suppress(ValueError):
+        path = wire.parse_path(http.rel_url.raw_path)
+        return path.key or next(
+            iter(wire.parse_query(http.rel_url.raw_query_string).get("key", ())), None
+        )
+    return None
+
+
 def _gone(record: Record) -> web.Response:
     """For nobody."""
-    response = ApiError(400, "the client is gone").response(record.id)
+    response = ApiError(400, "the client is gone").response(record)
     record.status = 0
     return response
 

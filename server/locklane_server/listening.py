@@ -112,6 +112,17 @@ def tls_context(chain: Path, key: Path) -> ssl.SSLContext:
     return context
 
 
+def check_certificate(file: Path) -> None:
+    """See that there is one in a file.
+
+    :raises ValueError: there is none.
+    """
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=file)
+    except OSError as error:  # ssl.SSLError is one
+        raise ValueError(f"there is no certificate (PEM) in {file}") from error
+
+
 def _why(error: ssl.SSLError) -> str:
     """OpenSSL's reason, in words where it has none."""
     if error.reason == "KEY_VALUES_MISMATCH":

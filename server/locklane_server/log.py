@@ -39,6 +39,7 @@ class Log(logging.Handler):
         self._something = threading.Event()
         self._at_once = threading.Event()
         self._ending = False
+        self._level_before = logging.NOTSET
         self._writer = threading.Thread(target=self._write, name="log", daemon=True)
 
     @property
@@ -50,6 +51,7 @@ class Log(logging.Handler):
         self.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
         root = logging.getLogger()
         root.addHandler(self)
+        self._level_before = root.level
         root.setLevel(self.level)
         self._writer.start()
         return self
@@ -60,7 +62,9 @@ class Log(logging.Handler):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        logging.getLogger().removeHandler(self)
+        root = logging.getLogger()
+        root.removeHandler(self)
+        root.setLevel(self._level_before)
         self._ending = True
         self._at_once.set()
         self._something.set()

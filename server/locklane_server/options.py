@@ -17,8 +17,8 @@ import click
 from locklane_client.address import split_host_port
 from locklane_client.options import Names
 from locklane_client.wire import DEFAULT_PORT
-from locklane_server.access import PASSWORD, PERMISSIONS, Access, Level
-from locklane_server.listening import tls_context
+from locklane_server.access import FAMILY, Access, Level
+from locklane_server.listening import check_certificate, tls_context
 from locklane_server.locks import CLIENTS_SHARE, DEFAULT_LIMIT
 from locklane_server.log import LEVELS
 from locklane_server.server import GRACE_SECONDS
@@ -289,8 +289,9 @@ def access(anonymous: dict[str, Level], *, locks: bool, users: bool) -> Access:
         raise click.UsageError(
             "who may use the server? Choose --wideopen (everybody who can reach its port may "
             "read, write, lock and remove), --unauth-appendonly or --unauth-readonly (everybody "
-            "may do a part of that), --authenv (users with passwords, over TLS; see --help), or "
-            "one of the two in the middle together with the last."
+            "may do a part of that), --authenv (users with passwords, over TLS) or --authenv-http "
+            "(the same behind a proxy that speaks TLS); these can be combined with one of the "
+            "--unauth options. See --help."
         )
     if len(anonymous) > 1:
         raise click.UsageError(f"{' and '.join(anonymous)} do not go together")
@@ -303,9 +304,15 @@ def access(anonymous: dict[str, Level], *, locks: bool, users: bool) -> Access:
     environment = {
         variable: os.environb.pop(variable)
         for variable in tuple(os.environb)
-        if variable.startswith((PASSWORD, PERMISSIONS))
+        if variable.startswith(FAMILY)
     }
     if not users:
+        if environment:
+            click.echo(
+                "warning: there are users in the environment, and nobody is asked for a password: "
+                "--authenv or --authenv-http is not given",
+                err=True,
+            )
         return access
     try:
         return access.with_users(environment)
@@ -327,6 +334,7 @@ def tls(
             return tls_context(certificate, key)
         with tempfile.NamedTemporaryFile(suffix=".pem") as chain:
             for each in (certificate, *between):
+                check_certificate(each)
                 chain.write(each.read_bytes().rstrip() + b"\n")
             chain.flush()
             return tls_context(Path(chain.name), key)

@@ -59,10 +59,12 @@ class Record:
         "address",
         "begun",
         "client",
+        "error",
         "id",
         "key",
         "kind",
         "method",
+        "path",
         "received",
         "repository",
         "request",
@@ -79,6 +81,10 @@ class Record:
         self.method = method
         self.address = address
         """Of the client; empty where it is not known (a unix socket)."""
+        self.path: str | None = None
+        """What was asked for, where it is no request of the API's."""
+        self.error: str | None = None
+        """Why it was refused, in a sentence."""
         self.kind = "none"
         """Its class: the right that it needs, :data:`HOLD`, or ``none`` if it is none of ours."""
         self.request: str | None = None
@@ -185,6 +191,7 @@ def line(record: Record, seconds: float, now: float) -> str:
         f" {name}={_quoted(value)}"
         for name, value in (
             ("user", record.user),
+            ("path", record.path),
             ("request", record.request),
             ("repository", record.repository),
             ("version", record.version),
@@ -193,11 +200,12 @@ def line(record: Record, seconds: float, now: float) -> str:
         )
         if value is not None
     )
+    why = "" if record.error is None else f" error={_quoted(record.error)}"
     return (
         f"request time={_second(whole)}.{int((now - whole) * 1000):03d}Z id={record.id} "
         f"address={_quoted(record.address)} method={_quoted(record.method)}{known} "
         f"status={record.status or 'gone'} received={record.received} sent={record.sent} "
-        f"seconds={seconds:.6f}"
+        f"seconds={seconds:.6f}{why}"
     )
 
 

@@ -35,17 +35,18 @@ class ApiError(Exception):
         self.sentence = sentence
         self.headers = headers
 
-    def response(self, request_id: str, headers: Mapping[str, str] = NO_HEADERS) -> web.Response:
+    def response(self, record: Record, headers: Mapping[str, str] = NO_HEADERS) -> web.Response:
         """The answer.
 
-        :param request_id: finds the request in the log.
+        :param record: of the request, whose id finds it in the log.
         :param headers: to be sent besides.
         """
+        record.error = self.sentence
         phrase = " ".join(self.sentence.split()).encode("ascii", "replace").decode("ascii")
         response = web.Response(
             status=self.status,
             reason=phrase[:200],
-            body=wire.dumps({"error": self.sentence, "request": request_id}),
+            body=wire.dumps({"error": self.sentence, "request": record.id}),
             headers={hdrs.CONTENT_TYPE: wire.JSON_TYPE, **headers, **self.headers},
         )
         if self.status in _ENDS:
@@ -128,7 +129,7 @@ class ApiRequest:
     async def lock(self, key: Key, transport: str, *, live: bool) -> Lock | Refusal:
         """Take a lock for who asks, see :meth:`~locklane_server.served.ServedRepository.lock`."""
         record = self.record
-        return await self.served.lock(
+        lock = await self.served.lock(
             key,
             self.client_uuid,
             transport,
@@ -136,11 +137,16 @@ class ApiRequest:
             user=record.user,
             account=record.account,
         )
+        if isinstance(lock, Refusal):
+            record.error = lock.value
+        return lock
 
     def keep_lock(self) -> Hold | Refusal:
         """Open a hold on the lock that is asked about."""
         hold = self.served.keep(self.required("lockid"), user=self.record.user)
-        if not isinstance(hold, Refusal):
+        if isinstance(hold, Refusal):
+            self.record.error = hold.value
+        else:
             stay(self.http)
         return hold
 

@@ -134,7 +134,7 @@ class Server:
         if self._http is not None and not self._http.admit(http):
             full = f"the server has {self.connections} connections, as many as it may"
             record = self.records.begin(http)
-            refusal = ApiError(503, full).response(record.id)
+            refusal = ApiError(503, full).response(record)
             refusal.force_close()
             record.status = refusal.status
             record.end()

@@ -74,8 +74,9 @@ def make_sure_of_room(
         )
 
 
-def try_disk(objects: str, own: str) -> None:
-    """See that what is in one directory can be found, and that another takes a byte. Blocks.
+def try_disk(objects: str, *others: str) -> None:
+    """See that what is in a directory can be found, and that it and others take a byte. Those that
+    are not there yet are made when they are needed. Blocks.
 
     :raises RepositoryError: one of them does not; the text says why.
     """
@@ -84,8 +85,11 @@ def try_disk(objects: str, own: str) -> None:
             next(entries, None)
     except OSError as error:
         raise disk_error("cannot read the content", error) from error
-    try:
-        with tempfile.TemporaryFile(dir=own, buffering=0) as file:
-            file.write(b"\n")
-    except OSError as error:
-        raise disk_error(f"cannot write in {own}", error) from error
+    for directory in (objects, *others):
+        try:
+            with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
+                file.write(b"\n")
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise disk_error(f"cannot write in {directory}", error) from error

@@ -139,6 +139,7 @@ class _Locks:
             await self._refuse(number, str(error))
             return
         if isinstance(lock, Refusal):
+            self._request.record.error = None  # that is of one lock
             await self._refuse(number, lock.value)
             return
         hold = self._held[number] = self._served.begin_hold(lock)
@@ -150,6 +151,7 @@ class _Locks:
         self._records.pop(number).end()
 
     async def _refuse(self, number: int, reason: str) -> None:
+        self._records[number].error = reason
         self._over(number)
         await self._send(number, wire.not_locked_answer(reason))
 

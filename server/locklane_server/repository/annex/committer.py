@@ -111,6 +111,8 @@ class Committer:
         self._task: asyncio.Task[None] | None = None
         self._committing = asyncio.Lock()
         self._closed = False
+        self.trouble: str | None = None
+        """Why the last attempt failed; ``None``: it did not."""
 
     def changed(self) -> None:
         """Something is in the journal. Called on the event loop after each change, and once at the
@@ -172,8 +174,10 @@ class Committer:
                         "%s: committed the journal in %.2f s", self._name, self._clock() - started
                     )
             except RepositoryError as error:
+                self.trouble = str(error)
                 pause = self._schedule.failed(self._clock())
                 again = "" if self._closed else f"; the next attempt is in {pause:g} s"
                 _log.warning("%s: cannot commit the journal: %s%s", self._name, error, again)
             else:
+                self.trouble = None
                 self._schedule.done()

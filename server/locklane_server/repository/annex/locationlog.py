@@ -231,7 +231,7 @@ class LocationLog:
             finally:
                 os.close(lock)
         except OSError as error:
-            raise disk_error(f"cannot record in {self._annex} where content is", error) from error
+            raise disk_error("cannot record where content is", error) from error
         finally:
             self._mutex.release()
 

@@ -99,6 +99,8 @@ class AnnexRepository:
             config.layout.git, dbdir=config.database_directory, uuid=config.uuid
         )
         self._keys = KeysDatabase(directory, config.work_tree)
+        self._unrecorded: set[Key] = set()
+        """Keys whose content came or went without a record of that."""
         self._committer = Committer(
             partial(program.commit_journal, self._program_directory),
             self._locations.pending,
@@ -310,7 +312,21 @@ class AnnexRepository:
     def _record(self, key: Key) -> None:
         """Record whether the content is here: what is so by the time that it is recorded."""
         paths = self._layout.objects(key)
-        self._locations.record(key, lambda: find_blocking(paths) is not None)
+        try:
+            self._locations.record(key, lambda: find_blocking(paths) is not None)
+        except RepositoryError:
+            self._unrecorded.add(key)
+            raise
+        self._unrecorded.discard(key)
+
+    def _record_what_was_not(self) -> None:
+        """Content is in its place, or gone, and the disk did not let that be recorded then: nobody
+        would learn of it, since who asks again is told that it is here."""
+        for key in tuple(self._unrecorded):
+            try:
+                self._record(key)
+            except RepositoryError:  # it has been said
+                return
 
     def _is_for_git_annex(self, key: Key, *, populated: bool = False) -> bool:
         """Whether content comes or goes that files of the work tree want, or hold, or that only
@@ -500,12 +516,23 @@ class AnnexRepository:
         await self._workers.run(self._try_disk)
 
     def _try_disk(self) -> None:
-        try_disk(str(self._layout.annex / "objects"), str(self._layout.own))
+        annex = self._layout.annex
+        others = ("tmp", "transfer", "othertmp", "journal")
+        try_disk(
+            str(annex / "objects"), str(self._layout.own), *(str(annex / name) for name in others)
+        )
+        if self._unrecorded:
+            raise RepositoryError("where content is could not be recorded yet")
+        if self._committer.trouble is not None:
+            raise RepositoryError(f"cannot commit the journal: {self._committer.trouble}")
 
     async def tidy(self) -> None:
         await self._unlock_what_is_left()
         if self._locks.spares:
             await self._workers.run_brief(self._locks.trim)
+        if self._unrecorded:
+            await self._workers.run_patiently(self._record_what_was_not)
+            self._committer.changed()
         if self._wall.look() or self._locks.stepped:
             await self._workers.run_patiently(self._follow_the_clock)
 
@@ -532,6 +559,7 @@ class AnnexRepository:
         await self._unlock_what_is_left()
         await self._workers.run(self._locks.abandon)
         await self._workers.run(self._scratch.close)
+        await self._workers.run(self._record_what_was_not)
         await self._committer.aclose()
         await self._workers.run(self._locations.close)
         await self._workers.run(self._keys.close)
