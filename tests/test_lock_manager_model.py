@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from locklane_server.locks import Lock, LockManager, Refusal
+from locklane_server.locks import MAX_HOLDS, Lock, LockManager, Refusal
 
 RETENTION = 10.0
 KEYS = ["A--1", "A--2", "A--3"]
@@ -90,13 +90,15 @@ class Machine(RuleBasedStateMachine):
             self.all_ids.append(answer.id)
             self.locks[answer.id] = ModelLock(key, self.now, int(live))
 
-    @rule(pick=picks, times=st.sampled_from([1, 1, 1, 3]), after=later)
+    @rule(pick=picks, times=st.sampled_from([1, 1, 1, 3, MAX_HOLDS]), after=later)
     def keep(self, pick: int, times: int, after: float) -> None:
         lock_id = self.pick(pick)
         self.wait(after)
         for _ in range(times):
             answer = self.manager.keep(lock_id, self.now)
-            if lock_id in self.locks:
+            if lock_id in self.locks and self.locks[lock_id].holds == MAX_HOLDS:
+                assert answer is Refusal.HOLDS
+            elif lock_id in self.locks:
                 assert isinstance(answer, Lock)
                 assert answer.id == lock_id
                 self.locks[lock_id].holds += 1
