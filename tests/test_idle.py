@@ -7,10 +7,12 @@ import errno
 import os
 import resource
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import BOUND
 
 from locklane_bench import idle, procfs
 from locklane_bench.children import ChildError, ServerChild
@@ -70,7 +72,10 @@ def test_more_locks_than_are_taken_at_a_time_are_all_unlocked(
     count = 3 * AT_A_TIME
     taken = holder.take(Holding(server.address, transport, keys, count))
     assert (taken.held, taken.failure) == (count, None)
-    assert taken.connections <= server.counted("locklane_connections_opened_total")
+    # The last holds' connections may wait to be accepted while the first locks are answered.
+    end = time.monotonic() + BOUND
+    while server.counted("locklane_connections_opened_total") < taken.connections:
+        assert time.monotonic() < end
     released = holder.release()
     assert (released.unlocked, released.failure) == (count, None)
     assert server.counted("locklane_locks") == 0
