@@ -192,6 +192,14 @@ class ServerChild(Child):
         pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
         return {name: float(value) for name, _, value in pairs}
 
+    def locks(self, state: str) -> int:
+        """Locks that the server says are ``live``, or ``retained``."""
+        return sum(
+            int(value)
+            for name, value in self.figures().items()
+            if name.startswith("locklane_locks{") and f'state="{state}"' in name
+        )
+
     def counted(self, name: str) -> int:
         """A figure of its metrics, all labels added up. 0 if it has none by that name."""
         return sum(

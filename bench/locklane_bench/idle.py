@@ -80,10 +80,10 @@ def measure(
         opened = server.counted("locklane_connections_opened_total")
         taken = holder.take(order)
         # What a client takes for its hold may still be on its way to the server.
-        _until(lambda: _live(server) >= taken.held)
+        _until(lambda: server.locks("live") >= taken.held)
         time.sleep(rest_s)
         server_after, holder_after = _resting(server.pid, holder.pid)
-        live = _live(server)
+        live = server.locks("live")
         connections = server.counted("locklane_connections_opened_total") - opened
         released = holder.release()
         return IdleHolds(
@@ -147,15 +147,6 @@ def _resting(*pids: int) -> list[_Figures]:
         if not all(map(_Figures.near, found, resting)):
             resting, since = found, now
     return resting
-
-
-def _live(server: ServerChild) -> int:
-    """Locks that the server says are live."""
-    return sum(
-        int(value)
-        for name, value in server.figures().items()
-        if name.startswith("locklane_locks{") and 'state="live"' in name
-    )
 
 
 def _until(condition: Callable[[], bool]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 
@@ -17,10 +17,15 @@ async def to_its_end(running: asyncio.Future[T]) -> T:
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
-        with anyio.CancelScope(shield=True):
-            while not running.done():
-                with suppress(asyncio.CancelledError):  # who cancels again has to wait, too
-                    await asyncio.wait([running])
-        if not running.cancelled():
-            running.exception()  # nobody else will look at it
+        await ended(running)
         raise
+
+
+async def ended(running: asyncio.Future[Any]) -> None:
+    """Wait for it whatever happens, without looking at what came of it."""
+    with anyio.CancelScope(shield=True):
+        while not running.done():
+            with suppress(asyncio.CancelledError):  # who cancels again has to wait, too
+                await asyncio.wait([running])
+    if not running.cancelled():
+        running.exception()  # nobody else will look at it

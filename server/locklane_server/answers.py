@@ -40,9 +40,7 @@ class _Ready(web.StreamResponse):
 
     async def prepare(self, request: web.BaseRequest) -> None:
         """Write it."""
-        writer = request.writer
-        await writer.write(self._whole)
-        await writer.drain()  # who asks and asks and never reads is not asked what more it wants
+        await request.writer.write(self._whole)
 
     async def write_eof(self, data: bytes = b"") -> None:
         """It is written."""

@@ -100,14 +100,10 @@ def tls_context(chain: Path, key: Path) -> ssl.SSLContext:
     try:
         # A password would be asked for on the terminal.
         context.load_cert_chain(chain, key, password=lambda: "")
-    except ssl.SSLError as error:
-        raise ValueError(
-            f"{chain} and {key} cannot be used as certificate and private key: {_why(error)}"
-        ) from error
     except OSError as error:
+        why = _why(error) if isinstance(error, ssl.SSLError) else error.strerror or error
         raise ValueError(
-            f"{chain} and {key} cannot be used as certificate and private key: "
-            f"{error.strerror or error}"
+            f"{chain} and {key} cannot be used as certificate and private key: {why}"
         ) from error
     return context
 

@@ -126,9 +126,14 @@ class ApiRequest:
         uuid = self.record.client = self.required("clientuuid")
         return uuid
 
-    async def lock(self, key: Key, transport: str, *, live: bool) -> Lock | Refusal:
-        """Take a lock for who asks, see :meth:`~locklane_server.served.ServedRepository.lock`."""
-        record = self.record
+    async def lock(
+        self, key: Key, transport: str, *, live: bool, record: Record | None = None
+    ) -> Lock | Refusal:
+        """Take a lock for who asks, see :meth:`~locklane_server.served.ServedRepository.lock`.
+
+        :param record: of this lock, where the request asks for several.
+        """
+        record = record or self.record
         lock = await self.served.lock(
             key,
             self.client_uuid,

@@ -12,10 +12,9 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any, TypeVar
 
-import anyio
+from locklane_client.finishing import ended, to_its_end
 
 T = TypeVar("T")
 
@@ -95,7 +94,7 @@ class Workers:
             return await asyncio.shield(done)
         except asyncio.CancelledError:
             if not job.cancel():
-                await _ended(done)
+                await ended(done)
             raise
         finally:
             self._callers[threads] -= 1
@@ -108,11 +107,7 @@ class Workers:
         self._waiting.append((work, arguments, done))
         if self._timer is None:
             self._timer = loop.call_soon(self._hand_out)
-        try:
-            return await asyncio.shield(done)
-        except asyncio.CancelledError:
-            await _ended(done)
-            raise
+        return await to_its_end(done)
 
     @property
     def busy(self) -> int:
@@ -206,16 +201,6 @@ class Workers:
             if self._timer is not None:
                 self._timer.cancel()
             self._hand_out()
-
-
-async def _ended(done: asyncio.Future[Any]) -> None:
-    """Wait for it whatever happens, without looking at what came of it."""
-    with anyio.CancelScope(shield=True):
-        while not done.done():
-            with suppress(asyncio.CancelledError):  # who cancels again has to wait, too
-                await asyncio.wait([done])
-    if not done.cancelled():
-        done.exception()
 
 
 def _do(batch: list[_Brief]) -> _Results:

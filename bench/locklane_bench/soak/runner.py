@@ -85,13 +85,6 @@ class _Place:
             found = again
         return found
 
-    def locks(self, state: str) -> int:
-        return sum(
-            int(value)
-            for name, value in self.child.figures().items()
-            if name.startswith("locklane_locks{") and f'state="{state}"' in name
-        )
-
 
 def soak(minutes: float, directory: Path, progress: Progress) -> Soaked:
     """Make a soak.
@@ -169,8 +162,8 @@ def _watched(place: _Place, before: Sample, after: Sample) -> Watched:
         after=after,
         samples=place.samples,
         done=dict(sorted(place.load.done.items())),
-        live_locks=place.locks("live"),
-        retained_locks=place.locks("retained"),
+        live_locks=place.child.locks("live"),
+        retained_locks=place.child.locks("retained"),
         complaints=[line for line in place.child.said().splitlines() if _COMPLAINT.search(line)],
     )
 

@@ -134,12 +134,13 @@ class _Locks:
 
     async def _lock(self, number: int, key: Key) -> None:
         try:
-            lock = await self._request.lock(key, self._transport, live=True)
+            lock = await self._request.lock(
+                key, self._transport, live=True, record=self._records[number]
+            )
         except RepositoryError as error:
             await self._refuse(number, str(error))
             return
         if isinstance(lock, Refusal):
-            self._request.record.error = None  # that is of one lock
             await self._refuse(number, lock.value)
             return
         hold = self._held[number] = self._served.begin_hold(lock)

@@ -66,7 +66,7 @@ class Transfers:
 
     def clear_up(self) -> None:
         """Delete the directories of clients that transfer nothing."""
-        for client in _directories(str(self._layout.annex / "transfer" / "download")):
+        for client in self._clients():
             if client.name != "lck":
                 with suppress(OSError):
                     os.rmdir(client.path)
@@ -75,10 +75,7 @@ class Transfers:
         """Keys and clients of what is left of transfers that nobody makes any more."""
         found: dict[tuple[Key, str], None] = {}
         # Most of them have left a lock file that they share with those of other clients, too.
-        for client in sorted(
-            _directories(str(self._layout.annex / "transfer" / "download")),
-            key=lambda entry: entry.name == "lck",
-        ):
+        for client in sorted(self._clients(), key=lambda entry: entry.name == "lck"):
             with suppress(OSError):
                 for name in os.listdir(client.path):
                     with suppress(ValueError):
@@ -91,9 +88,8 @@ class Transfers:
     def bytes_to_come(self, besides: Key) -> int:
         """Bytes that the transfers under way will still need on the disk, as far as their keys
         tell; that of one key is left out."""
-        downloads = self._layout.annex / "transfer" / "download"
         total = 0
-        for client in _directories(str(downloads)):
+        for client in self._clients():
             if client.name == "lck":
                 continue
             with suppress(OSError), os.scandir(client.path) as entries:
@@ -115,6 +111,10 @@ class Transfers:
         except OSError:
             here = 0
         return max(0, key.size - here)
+
+    def _clients(self) -> list[os.DirEntry[str]]:
+        """The directories of clients, and ``lck``, which belongs to all."""
+        return _directories(str(self._layout.annex / "transfer" / "download"))
 
     def _take(self, path: str, key: Key) -> int:
         descriptor = filelock.try_for(path, lambda: self._open(path), exclusive=True)
